@@ -1,0 +1,69 @@
+"""The atomic steps: Lua files loaded as package data, their names bound to KEYS and ARGV.
+
+The header of a script is its contract: it names every KEYS and ARGV slot, and the shared
+functions (files that begin with `_`) that are put in front of it. Callers use names only.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from dispatcher.keys import PoolKeys
+
+Value = str | bytes | int
+_SLOT = re.compile(r"^-- (KEYS|ARGV)\[(\d+)(?:\.\.\.)?\] +(\w+)", re.MULTILINE)
+_USES = re.compile(r"^-- Uses +(.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One atomic step, ready to be called: `names` of its slots, whole `source`, its `sha`."""
+
+    name: str
+    source: str
+    sha: str
+    keys: tuple[str, ...]
+    args: tuple[str, ...]
+
+    def bind(
+        self, keys: PoolKeys, args: Mapping[str, Value], tail: Sequence[str] = ()
+    ) -> tuple[list[str], list[Value]]:
+        """Return KEYS and ARGV in the script's order; `tail` fills its `ARGV[n...]`.
+
+        Raises KeyError when a name is missing, ValueError when one is not the script's.
+        """
+        unknown = set(args) - set(self.args)
+        if unknown:
+            raise ValueError(f"{self.name}.lua has no argument {', '.join(sorted(unknown))}")
+        fixed = self.args[:-1] if tail else self.args
+        return [keys[name] for name in self.keys], [*(args[name] for name in fixed), *tail]
+
+
+def _read(name: str) -> str:
+    return files("dispatcher").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+
+
+@cache
+def load(name: str) -> Script:
+    """Return the script of that name with the shared functions it uses in front of it."""
+    text = _read(name)
+    slots = [(kind, label) for kind, _, label in _SLOT.findall(text)]
+    uses = _USES.search(text)
+    shared = [_read(f"_{used.strip()}") for used in uses.group(1).split(",")] if uses else []
+    source = "\n".join([*shared, text])
+    return Script(
+        name=name,
+        source=source,
+        sha=hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest(),
+        keys=tuple(label for kind, label in slots if kind == "KEYS"),
+        args=tuple(label for kind, label in slots if kind == "ARGV"),
+    )
+
+
+def names() -> list[str]:
+    """Return the names of all atomic steps."""
+    found = (path.name for path in files("dispatcher").joinpath("lua").iterdir())
+    return sorted(n.removesuffix(".lua") for n in found if not n.startswith("_"))
