@@ -1,0 +1,1 @@
+"""Workers: processes that claim flow runs from dispatcher's streams and run them."""

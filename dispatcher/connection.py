@@ -6,7 +6,7 @@ an atomic step; steps are repeatable as they are, and `Connection.call` repeats 
 """
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -49,7 +49,7 @@ def shown(url: str) -> str:
     return f"{parts.scheme}://{host}{port}{parts.path}"
 
 
-def open_client(url: str, *, read_timeout_s: float = READ_TIMEOUT_S) -> "redis.Redis":
+def open_client(url: str, *, read_timeout_s: float | None = READ_TIMEOUT_S) -> "redis.Redis":
     """Return a client that repeats nothing by itself and always answers in RESP2 shapes.
 
     Raises InvalidSettings when the URL cannot be used.
@@ -67,6 +67,7 @@ def open_client(url: str, *, read_timeout_s: float = READ_TIMEOUT_S) -> "redis.R
             socket_timeout=read_timeout_s,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             health_check_interval=0,
+            socket_keepalive=True,
             retry=Retry(NoBackoff(), 0),
             retry_on_error=[],
         )
@@ -119,7 +120,7 @@ class Connection:
         url: str,
         *,
         patience_s: float = 0.0,
-        read_timeout_s: float = READ_TIMEOUT_S,
+        read_timeout_s: float | None = READ_TIMEOUT_S,
         stop: threading.Event | None = None,
     ) -> "Connection":
         """Return a connection to the server at `url`; nothing is sent yet."""
@@ -200,3 +201,46 @@ class Connection:
         if type(ours) is RedisUnavailable:
             raise ours  # the whole batch is repeated: every step may be
         return ours
+
+
+class Subscription:
+    """One subscription that says when it is (again) confirmed, and then what it hears."""
+
+    def __init__(
+        self, connection: Connection, channels: Sequence[str], patterns: Sequence[str]
+    ) -> None:
+        self._connection = connection
+        self._channels = channels
+        self._patterns = patterns
+        self._pubsub: Any = None
+
+    def messages(self) -> Iterator[tuple[str, str] | None]:
+        """Yield None once everything is confirmed, then (channel, text) for ever.
+
+        Raises RedisUnavailable when the connection ends; call again for a new one.
+        """
+        self.close()
+        self._pubsub = self._connection.client.pubsub()
+        try:
+            if self._channels:
+                self._pubsub.subscribe(*self._channels)
+            if self._patterns:
+                self._pubsub.psubscribe(*self._patterns)
+            waiting = len(self._channels) + len(self._patterns)
+            while True:
+                message = self._pubsub.parse_response(block=True)
+                kind = message[0]
+                if kind in (b"subscribe", b"psubscribe"):
+                    waiting -= 1
+                    if waiting == 0:
+                        yield None
+                elif kind in (b"message", b"pmessage"):
+                    yield message[-2].decode(), message[-1].decode()
+        except (redis.RedisError, OSError, AttributeError, ValueError) as error:
+            # The last two: another thread closed the socket while this one was reading.
+            raise translated(error, self._connection.where) from None
+
+    def close(self) -> None:
+        """End the connection; a thread that reads from it gets RedisUnavailable."""
+        if self._pubsub is not None:
+            self._pubsub.close()

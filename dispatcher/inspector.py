@@ -4,10 +4,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from dispatcher.connection import Connection
+from dispatcher.connection import Connection, Subscription
 from dispatcher.errors import NotFound
-from dispatcher.keys import GROUP, PoolKeys, decode, encode, pools_key
-from dispatcher.records import Delivery, Holder, Place, Pool, Queue, RunRecord
+from dispatcher.keys import (
+    GROUP,
+    PoolKeys,
+    changes_pattern,
+    decode,
+    encode,
+    pool_of_channel,
+    pools_key,
+)
+from dispatcher.records import Delivery, Hint, Holder, Leases, Place, Pool, Queue, RunRecord
 from dispatcher.store import no_pool, no_queue
 
 _PAGE = 500
@@ -116,15 +124,9 @@ class Inspector:
         """Yield the runs of a pool: scheduled by due time, in streams and claimed, then ended."""
         wanted = set(places) or set(Place)
         names = list(queues) or self.queue_names(pool)
-        for place, ids in (
-            (Place.SCHEDULED, self._scheduled(pool, names)),
-            (Place.STREAM, self._in_streams(pool, names)),
-            (Place.ENDED, self._ended(pool, wanted)),
-        ):
-            if place in wanted or (place is Place.STREAM and Place.CLAIMED in wanted):
-                for record in self._records(pool, ids):
-                    if record.place in wanted and record.queue in names:
-                        yield record
+        for record in self._records(pool, self._ids(pool, names, wanted)):
+            if record.place in wanted and record.queue in names:
+                yield record
 
     def holders(self, pool: str) -> list[Holder]:
         """Return who holds leases in a pool, by name; raises NotFound."""
@@ -156,40 +158,58 @@ class Inspector:
         tokens = self.connection.read(read) if ids else []
         return {i: token.decode() for i, token in zip(ids, tokens, strict=True) if token}
 
-    def ended_leases(self, pool: str, *, limit: int = 100) -> list[tuple[str, int]]:
-        """Return the holders whose leases end first, each with that moment in ms."""
-        rows = self.connection.read(
-            lambda c: c.zrange(self._keys(pool)["holders"], 0, limit - 1, withscores=True)
-        )
-        return [(holder.decode(), int(end_ms)) for holder, end_ms in rows]
+    def leases(self, pool: str, *, limit: int = 100) -> Leases:
+        """Return the holders whose leases end first, with the server's time, in one round trip."""
+        keys = self._keys(pool)
 
-    def _scheduled(self, pool: str, queues: Sequence[str]) -> Iterator[str]:
-        for queue in queues:
-            key = self._keys(pool)["scheduled"] + encode(queue)
-            for start in range(0, 1 << 62, _PAGE):
-                page = self._range(key, start)
-                yield from (member.decode()[16:] for member in page)
-                if len(page) < _PAGE:
-                    break
+        def read(client: Any) -> list[Any]:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.time()
+            pipeline.hget(keys["pool"], "lease_ms")
+            pipeline.zrange(keys["holders"], 0, limit - 1, withscores=True)
+            return list(pipeline.execute())
 
-    def _in_streams(self, pool: str, queues: Sequence[str]) -> Iterator[str]:
-        for queue in queues:
-            key, first = self._keys(pool)["stream"] + encode(queue), "-"
-            while True:
-                page = self._entries(key, first)
-                yield from (fields[b"run"].decode() for _, fields in page)
-                if len(page) < _PAGE:
-                    break
-                first = f"({page[-1][0].decode()}"
+        (seconds, microseconds), lease_ms, rows = self.connection.read(read)
+        ends = tuple((holder.decode(), int(end_ms)) for holder, end_ms in rows)
+        return Leases(seconds * 1000 + microseconds // 1000, int(lease_ms or 0), ends)
 
-    def _ended(self, pool: str, wanted: set[Place]) -> Iterator[str]:
-        for place, name in ((Place.DEAD, "dead"), (Place.ENDED, "finished")):
-            if place in wanted:
-                for start in range(0, 1 << 62, _PAGE):
-                    page = self._range(self._keys(pool)[name], start)
-                    yield from (member.decode() for member in page)
-                    if len(page) < _PAGE:
-                        break
+    def subscribe(self, pools: Sequence[str] = ()) -> Subscription:
+        """Return a subscription to the `changes` of these pools, or of all."""
+        channels = [self._keys(pool)["changes"] for pool in pools]
+        patterns = [] if channels else [changes_pattern(self.prefix)]
+        return Subscription(self.connection, channels, patterns)
+
+    def hint(self, channel: str, text: str) -> Hint | None:
+        """Return what a message of a `changes` channel says; None when it is not ours."""
+        pool = pool_of_channel(self.prefix, channel)
+        queue, _, due_ms = text.rpartition(" ")
+        return Hint(pool, decode(queue), int(due_ms)) if pool and due_ms.isdigit() else None
+
+    def _ids(self, pool: str, queues: Sequence[str], wanted: set[Place]) -> Iterator[str]:
+        keys = self._keys(pool)
+        encoded = [encode(queue) for queue in queues]
+        if Place.SCHEDULED in wanted:
+            for queue in encoded:
+                yield from (member[16:] for member in self._members(keys["scheduled"] + queue))
+        if wanted & {Place.STREAM, Place.CLAIMED}:
+            for queue in encoded:
+                yield from self._in_stream(keys["stream"] + queue)
+        if Place.DEAD in wanted:
+            yield from self._members(keys["dead"])
+        if Place.ENDED in wanted:
+            yield from self._members(keys["finished"])
+
+    def _in_stream(self, key: str) -> Iterator[str]:
+        first = "-"
+        while page := self._entries(key, first):
+            yield from (fields[b"run"].decode() for _, fields in page)
+            first = f"({page[-1][0].decode()}"
+
+    def _members(self, key: str) -> Iterator[str]:
+        start = 0
+        while page := self._range(key, start):
+            yield from (member.decode() for member in page)
+            start += _PAGE
 
     def _entries(self, key: str, first: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
         page: list[Any] = self.connection.read(lambda c: c.xrange(key, first, "+", _PAGE))

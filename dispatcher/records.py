@@ -249,6 +249,24 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
+class Leases:
+    """Whose leases end first: `ends` has (holder, lease end in ms), 0 = being recovered."""
+
+    now_ms: int
+    lease_ms: int
+    ends: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """Something in a queue is due earlier than dispatchers know; 0 = look now."""
+
+    pool: str
+    queue: str
+    due_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """One claim of a run: who had it, when, and how it ended."""
 

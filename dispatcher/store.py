@@ -246,6 +246,22 @@ class Store:
             if step.word is not Word.MORE:
                 return Recovered(step.word, requeued, dead)
 
+    def wait(
+        self, pool: str, holder: str, queues: Sequence[str], *, timeout_s: float
+    ) -> str | None:
+        """Block until the holder's inbox or a queue's wake list says "look".
+
+        Return the queue's name, "" for the inbox, None when nothing came. The store's connection
+        must have a longer read timeout.
+        """
+        keys = self.keys(pool)
+        lists = [keys["inbox"] + holder, *(keys["wake"] + encode(queue) for queue in queues)]
+        popped = self.connection.read(lambda c: c.blpop(lists, timeout=timeout_s))
+        if popped is None:
+            return None
+        name = popped[0].decode()
+        return "" if name == lists[0] else decode(name.removeprefix(keys["wake"]))
+
     def nudge(self, pool: str, holder: str) -> None:
         """Make a worker that is blocked look at its slots; at most one element is kept."""
         inbox = self.keys(pool)["inbox"] + holder

@@ -4,6 +4,7 @@
 -- KEYS[2]  queues        its queues by priority
 -- KEYS[3]  queue         prefix of queue:<q>
 -- KEYS[4]  events
+-- KEYS[5]  changes
 -- ARGV[1]  now_ms        empty: the server's clock
 -- ARGV[2]  version       of the data model
 -- ARGV[3]  id            of the pool
@@ -11,7 +12,8 @@
 -- ARGV[5]  fields        flat list of settings as JSON: names and values, all strings
 -- Returns  created | exists
 -- Uses     now, event
-local keys = { pool = KEYS[1], queues = KEYS[2], queue = KEYS[3], events = KEYS[4] }
+local keys = { pool = KEYS[1], queues = KEYS[2], queue = KEYS[3], events = KEYS[4],
+    changes = KEYS[5] }
 local at_ms, version, id, queue_id = now(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
 local fields = cjson.decode(ARGV[5])
 
@@ -23,4 +25,6 @@ redis.call("HSET", keys.pool, "version", version, "id", id, "created_ms", at_ms,
 redis.call("ZADD", keys.queues, 1, "default")
 redis.call("HSET", keys.queue .. "default", "id", queue_id, "created_ms", at_ms)
 event(keys, at_ms, "pool-created", { "id", id })
+-- Dispatchers of all pools hear of a new one here; they list the names only now and then.
+redis.call("PUBLISH", keys.changes, "default " .. string.format("%.0f", at_ms))
 return "created"

@@ -45,7 +45,12 @@ end
 if redis.call("EXISTS", keys.holder .. holder) == 0 then
     redis.call("HSET", keys.holder .. holder, "worker", worker, "queues", queues, "slots", slots,
         "host", host, "pid", pid, "type", kind, "registered_ms", at_ms, "claim_number", 0)
+    if displaced ~= "" then
+        redis.call("HSET", keys.holder .. holder, "displaced", displaced)
+    end
     event(keys, at_ms, "registered", { "worker", holder })
+else
+    displaced = redis.call("HGET", keys.holder .. holder, "displaced") or ""
 end
 redis.call("HSET", keys.workers, worker, holder)
 redis.call("ZADD", keys.holders, at_ms + pool.lease_ms, holder)

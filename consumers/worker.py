@@ -1,0 +1,390 @@
+"""The worker: claims runs for its free slots, keeps its lease, starts, reports, drains.
+
+Threads: the claim loop (blocks in Redis), the renewer (own connection, so that no work can starve
+it), the reporter, and one per running run. A worker that lost its lease stops its runs, reports
+nothing for them, and goes on as a new incarnation; one that was displaced ends.
+"""
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import TypeVar
+from uuid import uuid4
+
+from consumers.reporting import Reporter
+from consumers.runners import Runner
+from consumers.slots import Active, Slots
+from dispatcher import (
+    ClaimAnswer,
+    Clock,
+    DispatcherError,
+    HolderLost,
+    Inspector,
+    Outcome,
+    RedisRefused,
+    RedisUnavailable,
+    Registered,
+    Registration,
+    Release,
+    Start,
+    Store,
+    Word,
+    logger,
+)
+
+BLOCK_S = 10.0
+READ_TIMEOUT_S = BLOCK_S + 5.0
+RETRY_FIRST_S = 0.05
+RETRY_MOST_S = 0.5
+STUCK_S = 30.0
+LOST = "the claim was lost"
+RELEASED = "the worker ends"
+T = TypeVar("T")
+
+
+class Doors:
+    """The connections of one worker: one per duty, so that none waits for another."""
+
+    def __init__(self, open_doors: Callable[[float | None], tuple[Store, Inspector]]) -> None:
+        self.claiming, self.inspector = open_doors(READ_TIMEOUT_S)
+        self.reporting, _ = open_doors(None)
+        self.renewing, _ = open_doors(None)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for store in (self.claiming, self.reporting, self.renewing):
+            store.connection.close()
+
+
+class Worker:
+    """One worker of one pool; `queues` empty means all, also those that come later."""
+
+    def __init__(
+        self,
+        doors: Doors,
+        runner: Runner,
+        *,
+        pool: str,
+        name: str,
+        limit: int,
+        queues: Sequence[str] = (),
+        kind: str = "process",
+        clock: Clock | None = None,
+    ) -> None:
+        self._doors = doors
+        self._runner = runner
+        self._pool = pool
+        self._name = name
+        self._queues = tuple(queues)
+        self._kind = kind
+        self._clock = clock or Clock()
+        self._slots = Slots(limit)
+        self._executor = ThreadPoolExecutor(limit, thread_name_prefix="run")
+        self._me: Registered | None = None
+        self._number = 0
+        self._served: list[str] = []
+        self._served_version, self._queues_version = -1, 0
+        self._draining = threading.Event()
+        self._ending = threading.Event()
+        self._lost = threading.Event()
+        self._compare = threading.Event()
+        self._renewing = threading.Lock()
+        self._progress_s = self._clock.monotonic_s()
+        self._log = logger(pool=pool, worker=name)
+        self._reporter = Reporter(
+            doors.reporting, pool, self._slots, wake=self._wake_up, log=self._log
+        )
+        self.failure: DispatcherError | None = None
+        self.ended = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._live, name="claims", daemon=True),
+            threading.Thread(target=self._renew_for_ever, name="renewer", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Start the threads; the worker waits for a Redis that is not there yet."""
+        self._reporter.start()
+        for thread in self._threads:
+            thread.start()
+
+    def drain(self, reason: str) -> None:
+        """Claim nothing more; what runs goes on and the worker ends after it."""
+        self._draining.set()
+        self._log.info("draining", reason=reason, running=self._slots.held())
+        me = self._me
+        try:
+            if me:
+                self._doors.renewing.drain(self._pool, me.holder, reason=reason)
+        except RedisUnavailable:
+            self._doors.claiming.connection.reset()  # the claim loop must not sit out its block
+
+    def release_all(self) -> None:
+        """Stop what runs and give it back; the worker ends when all of it is gone."""
+        self._draining.set()
+        self._slots.stop_all(RELEASED)
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Wait until nothing runs; False when the time is over first."""
+        return self._slots.wait_empty(timeout_s)
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Leave the pool and end all threads; what could not be reported is left to recovery."""
+        self._draining.set()
+        self._reporter.close(timeout_s)
+        self._ending.set()
+        self._doors.claiming.connection.reset()
+        self.ended.wait(1.0)
+        self._leave()
+        self._executor.shutdown(wait=False)
+        self._runner.close()
+        self._doors.close()
+
+    # The claim loop.
+
+    def _live(self) -> None:
+        try:
+            while not self._draining.is_set():
+                self._be_one_incarnation()
+        except DispatcherError as error:
+            self.failure = error
+            self._slots.stop_all(LOST)
+        finally:
+            self.ended.set()
+
+    def _be_one_incarnation(self) -> None:
+        """Register, then claim until the lease is lost or the worker drains."""
+        self._lost.clear()
+        self._number = 0
+        self._me = self._patiently(self._register)
+        if not self._me:
+            return
+        more = True
+        while not self._draining.is_set() and not self._lost.is_set():
+            self._progress_s = self._clock.monotonic_s()
+            if self._compare.is_set():
+                self._patiently(self._compare_claims)
+            if more and self._slots.free() > 0:
+                answer = self._patiently(self._claim)
+                more = bool(answer and self._accept(answer))
+            else:
+                more = self._patiently(partial(self._wait, more=more)) is not False
+        if self._lost.is_set():
+            # Every child of the lost claims is gone before a new incarnation claims anything.
+            self._slots.stop_all(LOST)
+            self._slots.wait_empty(float("inf"))
+
+    def _register(self) -> Registered:
+        registration = Registration(
+            worker=self._name,
+            incarnation=uuid4().hex[:12],
+            slots=self._slots.limit,
+            queues=self._queues,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            type=self._kind,
+        )
+        me = self._doors.claiming.register(self._pool, registration)
+        if me.displaced:
+            taken = self._doors.claiming.recover_all(self._pool, me.displaced)
+            self._log.info("recovered-predecessor", holder=me.displaced, requeued=taken.requeued)
+        self._runner.alive(me.lease_ms / 1000)
+        self._log.info("registered", holder=me.holder, slots=self._slots.limit)
+        return me
+
+    def _claim(self) -> ClaimAnswer:
+        """Claim under the next number; repeated after an outage it gives the same runs again."""
+        assert self._me
+        number = self._number + 1
+        answer = self._doors.claiming.claim(
+            self._pool, self._me.holder, number=number, slots=self._slots.free()
+        )
+        if answer.word in (Word.CLAIMED, Word.STALE):
+            self._number = number
+        return answer
+
+    def _accept(self, answer: ClaimAnswer) -> bool:
+        """Start what was claimed; return whether to claim again at once."""
+        if answer.word is Word.LOST:
+            self._patiently(self._renew)  # ended but not recovered, it may go on
+            return True
+        if answer.word is Word.DRAINING:
+            self._draining.set()
+        taken = [active for claim in answer.claims if (active := self._slots.add(claim))]
+        for active in taken:
+            claim = active.claim
+            self._log.info("claimed", queue=claim.queue, run=claim.run_id, delivery=claim.delivery)
+        if taken:
+            self._patiently(lambda: self._start_all(taken), also_draining=True)
+        return answer.more
+
+    def _start_all(self, taken: Sequence[Active]) -> None:
+        starts = [Start(a.claim.run_id, a.claim.token, a.claim.run_count + 1) for a in taken]
+        words = self._doors.claiming.report_many(self._pool, starts)
+        now_ms = self._clock.now_ms()
+        for active, word in zip(taken, words, strict=True):
+            claim = active.claim
+            if isinstance(word, DispatcherError):
+                raise word
+            if word is Word.STARTED and active.stop.reason is None:
+                late_ms = now_ms - claim.due_ms
+                self._log.info("started", queue=claim.queue, run=claim.run_id, late_ms=late_ms)
+                self._executor.submit(self._run, active)
+            else:
+                self._slots.remove(claim.token)
+                self._log.warning("claim-lost", run=claim.run_id, reason="before its start")
+
+    def _wait(self, *, more: bool) -> bool:
+        """Block until there is something to do; return whether to claim when a slot is free."""
+        assert self._me
+        self._read_queues()
+        full = self._slots.begin_wait()
+        try:
+            served = [] if full else self._served
+            came = self._doors.claiming.wait(self._pool, self._me.holder, served, timeout_s=BLOCK_S)
+        finally:
+            self._slots.end_wait()
+        if came == "":
+            self._renew()
+            self._slots.wait_freed(1.0)
+        return came is not None or (full and more)
+
+    def _read_queues(self) -> None:
+        version = self._queues_version
+        if self._served_version != version:
+            names = self._doors.inspector.queue_names(self._pool)
+            self._served = [name for name in names if not self._queues or name in self._queues]
+            self._served_version = version
+
+    def _patiently(self, step: Callable[[], T], *, also_draining: bool = False) -> T | None:
+        """Repeat a step through outages; None when the worker gave up on it meanwhile."""
+        pause_s = RETRY_FIRST_S
+        while True:
+            self._progress_s = self._clock.monotonic_s()
+            try:
+                answer = step()
+                if pause_s > RETRY_FIRST_S:
+                    self._log.info("redis-back")
+                return answer
+            except RedisRefused:
+                if self._me is None:
+                    raise
+                reason = "refused"
+            except RedisUnavailable as error:
+                reason = str(error)
+            if self._lost.is_set() or (self._draining.is_set() and not also_draining):
+                return None
+            if pause_s == RETRY_FIRST_S:
+                self._log.warning("redis-away", reason=reason)
+            if self._ending.wait(pause_s):
+                return None
+            pause_s = min(RETRY_MOST_S, pause_s * 2)
+
+    def _wake_up(self) -> None:
+        if self._me:
+            with suppress(RedisUnavailable):  # the claim loop then hears of the outage itself
+                self._doors.reporting.nudge(self._pool, self._me.holder)
+
+    # One run.
+
+    def _run(self, active: Active) -> None:
+        claim = active.claim
+        began_s = self._clock.monotonic_s()
+        try:
+            outcome = self._runner.run(claim, active.stop)
+        except Exception as error:  # noqa: BLE001  a runner's fault must not take the worker down
+            self._log.exception("runner-failed", run=claim.run_id)
+            outcome = Outcome("CRASHED", "Crashed", f"the runner failed: {error!r}")
+        active.took_ms = round((self._clock.monotonic_s() - began_s) * 1000)
+        if active.stop.reason == LOST:
+            self._slots.remove(claim.token)
+            self._log.warning("claim-lost", run=claim.run_id, reason="its work was stopped")
+        elif active.stop.reason == RELEASED:
+            self._reporter.release(active, RELEASED)
+        else:
+            self._reporter.finish(active, outcome)
+
+    # The lease.
+
+    def _renew_for_ever(self) -> None:
+        while not self._ending.is_set():
+            me = self._me
+            period_s = me.renew_ms / 1000 if me else RETRY_MOST_S
+            if self._ending.wait(period_s) or not me:
+                continue
+            stuck_s = self._clock.monotonic_s() - self._progress_s
+            if stuck_s > STUCK_S + me.lease_ms / 1000 and not self._draining.is_set():
+                self._log.error("claim-loop-stuck", seconds=round(stuck_s))
+                continue
+            self._runner.alive(me.lease_ms / 1000)
+            try:
+                self._renew()
+            except RedisUnavailable as error:
+                self._log.warning("renewal-delayed", reason=str(error))
+                self._renew_soon(me)
+
+    def _renew_soon(self, me: Registered) -> None:
+        """Try more often than once a period: the lease may be short after an outage."""
+        while not self._ending.wait(RETRY_MOST_S) and self._me is me:
+            self._runner.alive(me.lease_ms / 1000)
+            try:
+                self._renew()
+                return
+            except RedisUnavailable:
+                continue
+
+    def _renew(self) -> None:
+        me = self._me
+        with self._renewing:
+            if me is None or self._lost.is_set() or self._ending.is_set():
+                return
+            answer = self._doors.renewing.renew(
+                self._pool, me.holder, held=self._slots.held(), number=self._number
+            )
+        if answer.word in (Word.LOST, Word.DISPLACED):
+            self._lose(HolderLost(me.holder, displaced=answer.word is Word.DISPLACED))
+            return
+        self._queues_version = answer.queues_version
+        if answer.draining:
+            self._draining.set()
+        if answer.word is Word.COMPARE:
+            self._compare.set()
+
+    def _lose(self, error: HolderLost) -> None:
+        self._log.error("lease-lost", reason=str(error), running=self._slots.held())
+        self._slots.stop_all(LOST)
+        if error.displaced:
+            self.failure = error
+            self._draining.set()
+        self._lost.set()
+        self._doors.claiming.connection.reset()  # the claim loop must not sit out its block
+
+    def _compare_claims(self) -> None:
+        """Release what only Redis thinks we have, stop what only we think we have."""
+        assert self._me
+        self._compare.clear()
+        theirs = self._doors.inspector.claims(self._pool, self._me.holder)
+        ours = {active.claim.token: active for active in self._slots.all()}
+        for run_id, token in theirs.items():
+            if token not in ours:
+                release = Release(run_id, token, "its worker does not know it")
+                self._doors.claiming.report(self._pool, release)
+                self._log.warning("released", run=run_id, reason=release.reason)
+        for token, active in ours.items():
+            if token not in theirs.values() and not active.reporting:
+                active.stop.request(LOST)
+
+    def _leave(self) -> None:
+        me = self._me
+        if me is None or self.failure or self._lost.is_set():
+            return
+        try:
+            self._compare_claims()
+            self._doors.renewing.drain(self._pool, me.holder, reason="the worker ends")
+            self._doors.renewing.recover_all(self._pool, me.holder)
+            self._log.info("left", holder=me.holder)
+        except DispatcherError as error:
+            self._log.warning("left-without-goodbye", reason=str(error))

@@ -1,0 +1,106 @@
+"""Recovery: take back what dead workers had, and nothing from living ones.
+
+A lease that has ended is evidence only if its holder could have renewed it. After a server was
+away, or its clock stepped, every lease may look ended: recovery then waits one whole lease, as if
+all had been renewed at that moment. An ended lease is looked at twice before it counts.
+"""
+
+from collections.abc import Callable, Sequence
+
+from dispatcher.clock import Clock
+from dispatcher.errors import RedisUnavailable
+from dispatcher.inspector import Inspector
+from dispatcher.logs import logger
+from dispatcher.records import Leases
+from dispatcher.store import Store
+
+SECOND_LOOK_S = 0.25
+SLOW_ANSWER_S = 1.0
+CLOCK_TOLERANCE_MS = 500
+MAX_WAIT_S = 60.0
+
+
+class Recovery:
+    """Recovers the dead workers of the pools that `pools()` names."""
+
+    def __init__(
+        self,
+        store: Store,
+        inspector: Inspector,
+        *,
+        pools: Callable[[], Sequence[str]],
+        clock: Clock | None = None,
+    ) -> None:
+        self._store = store
+        self._inspector = inspector
+        self._pools = pools
+        self._clock = clock or Clock()
+        self._trust_from_s: dict[str, float] = {}
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._suspects: dict[tuple[str, str], int] = {}
+        self._log = logger()
+
+    def run_once(self) -> float:
+        """Recover who is dead and return for how many seconds there is nothing to do."""
+        waits_s = [MAX_WAIT_S]
+        for pool in self._pools():
+            try:
+                waits_s.append(self._look(pool))
+            except RedisUnavailable:
+                self.distrust()
+                raise
+        return min(waits_s)
+
+    def distrust(self) -> None:
+        """Forget what was seen: the server was away, so no ended lease is evidence."""
+        self._trust_from_s.clear()
+        self._seen.clear()
+        self._suspects.clear()
+
+    def _look(self, pool: str) -> float:
+        asked_s = self._clock.monotonic_s()
+        leases = self._inspector.leases(pool)
+        trusted_in_s = self._trusted_in_s(pool, leases, asked_s)
+        waits_s = [max(0.05, leases.lease_ms / 1000)]
+        for holder, end_ms in leases.ends:
+            if end_ms == 0:  # displaced, or recovery of it was interrupted
+                self._recover(pool, holder)
+            elif end_ms > leases.now_ms:
+                waits_s.append((end_ms - leases.now_ms) / 1000 + 0.01)
+                break  # they come by lease end
+            elif trusted_in_s > 0:
+                waits_s.append(trusted_in_s)
+            elif self._suspects.get((pool, holder)) == end_ms:
+                self._recover(pool, holder)
+            else:
+                self._suspects[pool, holder] = end_ms
+                waits_s.append(SECOND_LOOK_S)
+        return min(waits_s)
+
+    def _trusted_in_s(self, pool: str, leases: Leases, asked_s: float) -> float:
+        now_s = self._clock.monotonic_s()
+        before = self._seen.get(pool)
+        self._seen[pool] = (leases.now_ms, now_s)
+        strange = None
+        if before is None:
+            strange = "connected"
+        elif now_s - asked_s > SLOW_ANSWER_S:
+            strange = "slow answer"
+        elif abs(leases.now_ms - before[0] - (now_s - before[1]) * 1000) > CLOCK_TOLERANCE_MS:
+            strange = "clock stepped"
+        if strange:
+            self._trust_from_s[pool] = now_s + leases.lease_ms / 1000
+            self._log.debug("leases-renewed", pool=pool, reason=strange)
+        return self._trust_from_s[pool] - now_s
+
+    def _recover(self, pool: str, holder: str) -> None:
+        self._suspects.pop((pool, holder), None)
+        answer = self._store.recover_all(pool, holder)
+        if answer.requeued or answer.dead or answer.word == "recovered":
+            self._log.warning(
+                "worker-recovered",
+                pool=pool,
+                worker=holder,
+                requeued=answer.requeued,
+                dead_lettered=answer.dead,
+            )

@@ -1,0 +1,158 @@
+"""`dispatcher run`: the loops of dispatching and recovery, started and stopped together."""
+
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from dispatcher.connection import Connection
+from dispatcher.dispatching import Dispatcher
+from dispatcher.errors import DispatcherError, RedisRefused, RedisUnavailable
+from dispatcher.inspector import Inspector
+from dispatcher.logs import logger
+from dispatcher.records import Hint
+from dispatcher.recovery import Recovery
+from dispatcher.settings import Settings
+from dispatcher.store import Store
+
+STOP_WITHIN_S = 0.8
+RETRY_FIRST_S = 0.05
+RETRY_MOST_S = 0.5
+
+
+class Service:
+    """A dispatcher with its recovery, on connections of their own; `stop()` ends it."""
+
+    def __init__(self, url: str, settings: Settings, *, pools: Sequence[str] = ()) -> None:
+        self._log = logger()
+        self._stop = threading.Event()
+        self._wakeup = threading.Event()
+        self._hints: queue.SimpleQueue[Hint | None] = queue.SimpleQueue()
+        store, inspector = _doors(url, settings)
+        self._dispatcher = Dispatcher(store, inspector, pools=pools, sweep_s=settings.sweep_s)
+        self._recovery = Recovery(*_doors(url, settings), pools=self._dispatcher.pools)
+        # Waits for messages without end, so without a read timeout; keepalive notices a dead peer.
+        self._listener = Inspector(Connection.open(url, read_timeout_s=None), settings.key_prefix)
+        self._subscription = self._listener.subscribe(pools)
+        self._failure: DispatcherError | None = None
+        self._threads = [
+            threading.Thread(target=target, name=target.__name__, daemon=True)
+            for target in (self._listen, self._dispatch, self._recover)
+        ]
+
+    def start(self) -> None:
+        """Start the loops; they wait for a Redis that is not there yet."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End the loops; a step in flight is left to Redis, all of them may be cut anywhere."""
+        self._stop.set()
+        self._wakeup.set()
+        self._subscription.close()
+        for thread in self._threads:
+            thread.join(STOP_WITHIN_S / len(self._threads))
+
+    def check(self) -> None:
+        """Raise what ended a loop for good, such as a refused password."""
+        if self._failure:
+            raise self._failure
+
+    def _listen(self) -> None:
+        def listen() -> None:
+            for message in self._subscription.messages():
+                hint = self._listener.hint(*message) if message else None
+                if message is None or hint:
+                    self._hints.put(hint)
+                    self._wakeup.set()
+
+        self._until_stopped(listen)
+
+    def _dispatch(self) -> None:
+        def dispatch() -> None:
+            self._wakeup.clear()
+            while not self._hints.empty():
+                hint = self._hints.get()
+                if hint:
+                    self._dispatcher.hear(hint)
+                else:  # the subscription is confirmed: from here on nothing is missed
+                    self._dispatcher.resync()
+            self._wakeup.wait(self._dispatcher.run_once())
+
+        self._until_stopped(dispatch, after_outage=lambda: self._hints.put(None))
+
+    def _recover(self) -> None:
+        self._until_stopped(lambda: self._stop.wait(self._recovery.run_once()))
+
+    def _until_stopped(
+        self, step: Callable[[], object], *, after_outage: Callable[[], None] | None = None
+    ) -> None:
+        """Repeat a loop's step; wait out outages; end everything on what waiting cannot heal."""
+        loop, pause_s, reached = threading.current_thread().name, RETRY_FIRST_S, False
+        while not self._stop.is_set():
+            try:
+                step()
+                if pause_s > RETRY_FIRST_S:
+                    self._log.info("redis-back", loop=loop.strip("_"))
+                pause_s, reached = RETRY_FIRST_S, True
+            except RedisUnavailable as error:
+                if self._stop.is_set():
+                    return
+                if isinstance(error, RedisRefused) and not reached:
+                    self._failure = error
+                    return
+                if pause_s == RETRY_FIRST_S:
+                    self._log.warning("redis-away", loop=loop.strip("_"), reason=str(error))
+                if after_outage:
+                    after_outage()
+                self._stop.wait(pause_s)
+                pause_s = min(RETRY_MOST_S, pause_s * 2)
+            except DispatcherError as error:
+                self._failure = error
+                return
+
+
+def run_until_signal(service: Service, *, watch: Callable[[], None] | None = None) -> int:
+    """Run a service until SIGTERM, Ctrl-C or a failure; return the exit code.
+
+    `watch` is called every half second, and may raise to end the service.
+    """
+    log = logger()
+    with _signals() as received:
+        service.start()
+        log.info("started", pid=os.getpid())
+        try:
+            while True:
+                try:
+                    name = received.get(timeout=0.5)
+                    log.info("stopping", reason=name)
+                    return 0
+                except queue.Empty:
+                    service.check()
+                    if watch:
+                        watch()
+        finally:
+            service.stop()
+
+
+@contextmanager
+def _signals() -> Iterator["queue.SimpleQueue[str]"]:
+    # A SimpleQueue may be put to from a handler; an Event may not, its lock could be held.
+    received: queue.SimpleQueue[str] = queue.SimpleQueue()
+    chosen = (signal.SIGTERM, signal.SIGINT)
+    before = {
+        number: signal.signal(number, lambda n, _: received.put(signal.Signals(n).name))
+        for number in chosen
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _doors(url: str, settings: Settings) -> tuple[Store, Inspector]:
+    connection = Connection.open(url)
+    return Store(connection, settings.key_prefix), Inspector(connection, settings.key_prefix)
