@@ -1,0 +1,142 @@
+"""The other processes of a measurement: bare stream ends, bare loops, and a real worker."""
+
+import json
+import sys
+import threading
+import time
+from typing import Any
+from uuid import uuid4
+
+from bench.fixture import POOL, PREFIX, payload
+from consumers.runners import Stop
+from consumers.worker import Doors, Worker
+from dispatcher import (
+    Claim,
+    Connection,
+    Finish,
+    Inspector,
+    Outcome,
+    Registration,
+    Start,
+    Store,
+    configure_logs,
+    read_settings,
+)
+from dispatcher.service import Service
+
+DONE = Outcome("COMPLETED", "Completed")
+BATCH = 100
+STREAM, GROUP = "bare:stream", "bare"
+
+
+class NoopRunner:
+    """The in-process runner of the benchmark: notes when each run started, and does nothing."""
+
+    def __init__(self, expected: int) -> None:
+        self.started_ms: list[float] = []
+        self.due_ms: list[int] = []
+        self._expected = expected
+        self.all_ran = threading.Event()
+
+    def run(self, claim: Claim, stop: Stop) -> Outcome:
+        """Note the time and complete."""
+        self.started_ms.append(time.time() * 1000)
+        self.due_ms.append(claim.due_ms)
+        if len(self.started_ms) >= self._expected:
+            self.all_ran.set()
+        return DONE
+
+    def alive(self, timeout_s: float) -> None:
+        """There is nothing to watch."""
+
+    def close(self) -> None:
+        """There is nothing to free."""
+
+
+def worker(url: str, runs: str) -> dict[str, list[float]]:
+    """Run a real worker until it has ended `runs` runs; all of them are claimable when it starts
+    (throughput) or come one by one (latency)."""
+
+    def open_doors(read_timeout_s: float | None) -> tuple[Store, Inspector]:
+        connection = Connection.open(url, read_timeout_s=read_timeout_s or 10.0)
+        return Store(connection, PREFIX), Inspector(connection, PREFIX)
+
+    runner = NoopRunner(int(runs))
+    it = Worker(Doors(open_doors), runner, pool=POOL, name="bench", limit=BATCH)
+    say("ready")
+    began_s = time.monotonic()
+    it.start()
+    runner.all_ran.wait(300)
+    it.wait_idle(60)
+    took_s = time.monotonic() - began_s
+    it.drain("done")
+    it.close()
+    late = [s - d for s, d in zip(runner.started_ms, runner.due_ms, strict=True)]
+    return {"took_s": [took_s], "late_ms": late}
+
+
+def bare_loop(url: str, runs: str) -> dict[str, list[float]]:
+    """Claim, start and finish `runs` runs with the shipped scripts and nothing else."""
+    store = Store(Connection.open(url), PREFIX)
+    say("ready")
+    began_s = time.monotonic()
+    me = store.register(POOL, Registration("bare", uuid4().hex[:12], BATCH))
+    done, number = 0, 0
+    while done < int(runs):
+        number += 1
+        claims = store.claim(POOL, me.holder, number=number, slots=BATCH).claims
+        store.report_many(POOL, [Start(c.run_id, c.token, c.run_count + 1) for c in claims])
+        store.report_many(POOL, [Finish(c.run_id, c.token, DONE) for c in claims])
+        done += len(claims)
+    return {"took_s": [time.monotonic() - began_s]}
+
+
+def dispatcher(url: str) -> dict[str, list[float]]:
+    """Run a real dispatcher until standard input ends."""
+    settings, _, _ = read_settings({}, redis_url=url, key_prefix=PREFIX)
+    service = Service(url, settings)
+    service.start()
+    say("ready")
+    sys.stdin.read()
+    service.stop()
+    return {}
+
+
+def bare_producer(url: str, first_ms: str, runs: str, every_ms: str) -> dict[str, list[float]]:
+    """XADD a run at each due time: a timer and one command, the least that can be done."""
+    client = Connection.open(url).client
+    stop, data = threading.Event(), payload(str(uuid4()))
+    say("ready")
+    for i in range(int(runs)):
+        due_ms = int(first_ms) + i * int(every_ms)
+        stop.wait(max(0.0, due_ms / 1000 - time.time()))
+        client.xadd(STREAM, {"run": str(i), "payload": data, "due_ms": due_ms})
+    return {}
+
+
+def bare_consumer(url: str, runs: str) -> dict[str, list[float]]:
+    """Block in XREADGROUP and note how late each entry came."""
+    client: Any = Connection.open(url).client
+    client.delete(STREAM)
+    client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
+    say("ready")
+    late: list[float] = []
+    while len(late) < int(runs):
+        for _, entries in client.xreadgroup(GROUP, "c", {STREAM: ">"}, count=10, block=5000):
+            now_ms = time.time() * 1000
+            for entry, fields in entries:
+                late.append(now_ms - int(fields[b"due_ms"]))
+                client.xack(STREAM, GROUP, entry)
+                client.xdel(STREAM, entry)
+    return {"late_ms": late}
+
+
+def say(word: str) -> None:
+    """Tell the parent."""
+    print(word, flush=True)
+
+
+if __name__ == "__main__":
+    configure_logs("warning", "console")
+    duties = {f.__name__: f for f in (worker, bare_loop, dispatcher, bare_producer, bare_consumer)}
+    print(json.dumps(duties[sys.argv[1]](*sys.argv[2:])), flush=True)
