@@ -1,7 +1,10 @@
 """The only place that reads the time; everything else is handed a `Clock`."""
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECOND = timedelta(milliseconds=1)
 
 
 class Clock:
@@ -18,10 +21,9 @@ class Clock:
 
 def from_ms(at_ms: int) -> datetime:
     """Return the aware UTC datetime of milliseconds since the epoch."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC)
+    return EPOCH + at_ms * MILLISECOND
 
 
 def to_ms(at: datetime) -> int:
     """Return milliseconds since the epoch, rounded up, so that nothing runs before its time."""
-    microseconds = round(at.timestamp() * 1_000_000)
-    return -(-microseconds // 1000)
+    return -((EPOCH - at) // MILLISECOND)

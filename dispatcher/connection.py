@@ -67,7 +67,7 @@ def open_client(url: str, *, read_timeout_s: float | None = READ_TIMEOUT_S) -> "
             socket_timeout=read_timeout_s,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             health_check_interval=0,
-            socket_keepalive=True,
+            **({} if scheme == "unix" else {"socket_keepalive": True}),
             retry=Retry(NoBackoff(), 0),
             retry_on_error=[],
         )

@@ -67,3 +67,21 @@ def names() -> list[str]:
     """Return the names of all atomic steps."""
     found = (path.name for path in files("dispatcher").joinpath("lua").iterdir())
     return sorted(n.removesuffix(".lua") for n in found if not n.startswith("_"))
+
+
+def markdown_table() -> str:
+    """Return the steps with their slots as the Markdown table of docs/protocol.md."""
+    rows = ["| step | KEYS, in order | ARGV, in order | returns |", "| --- | --- | --- | --- |"]
+    for name in names():
+        script, text = load(name), _read(name)
+        args = [*script.args]
+        if re.search(r"^-- ARGV\[\d+\.\.\.\]", text, re.MULTILINE):
+            args[-1] += " …"
+        returns = re.search(r"^-- Returns +(.+)$", text, re.MULTILINE)
+        answer = returns.group(1).replace("|", "\\|") if returns else ""
+        rows.append(f"| `{name}` | {_listed(script.keys)} | {_listed(args)} | {answer} |")
+    return "\n".join(rows)
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)

@@ -1,0 +1,50 @@
+"""The documents say what the code does: generated tables are equal, snippets run."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from dispatcher import scripts
+
+ROOT = Path(__file__).parents[1]
+
+
+def between(text: str, marker: str) -> str:
+    return text.split(f"<!-- {marker} -->\n")[1].split(f"\n<!-- /{marker} -->")[0]
+
+
+def test_the_table_of_steps_in_the_protocol_is_generated_from_the_headers():
+    text = (ROOT / "docs" / "protocol.md").read_text()
+
+    assert between(text, "steps") == scripts.markdown_table()
+
+
+def test_the_python_snippet_of_the_readme_runs_as_it_stands(real_server, prefix, tmp_path):
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    command = [sys.executable, "-c", snippet]
+    environ = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "DISPATCHER_REDIS_URL": real_server.url,
+        "DISPATCHER_KEY_PREFIX": prefix,
+    }
+    create = ["-m", "dispatcher.cli", "pool", "create", "etl"]
+    subprocess.run([sys.executable, *create], env=environ, check=True, capture_output=True)
+
+    done = subprocess.run(command, env=environ, capture_output=True, text=True)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"accepted [0-9a-f-]{36} due \d+\n", done.stdout)
+
+
+def test_every_decision_is_numbered_and_says_what_was_decided_and_why():
+    decisions = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    numbers = [int(path.name[:4]) for path in decisions]
+
+    assert numbers == list(range(1, len(decisions) + 1))
+    for path in decisions:
+        text = path.read_text()
+        assert text.startswith(f"# {path.name[:4]} ")
+        assert "**Decision.**" in text
+        assert "**Why.**" in text
