@@ -35,6 +35,7 @@ OLDEST_VERSION = (7, 0)  # of Redis; Valkey began with 7.2
 SOCKET_PATH_BYTES = 103  # macOS; Linux has 107
 START_S = 10.0  # without any answer; while it loads its data it takes as long as it takes
 STOP_S = 10.0
+DYING_S = 1.0  # after kill -9 a process holds its lock a little longer
 HANDOVER_S = 5.0  # how long the server of a killed owner may take to end
 ANSWER_S = 1.0
 POLL_S = 0.02
@@ -156,19 +157,24 @@ class EmbeddedServer:
         self._undo.close()
 
     def _take(self, owner_lock: "_FileLock", server_lock: "_FileLock") -> None:
-        if not owner_lock.take():
+        if not self._taken_within(DYING_S, owner_lock):
             pid = owner_lock.read() or "unknown"
             raise Refused(f"dispatcher dev already runs on {self.state_dir} (pid {pid})")
         owner_lock.write(str(os.getpid()))
-        deadline_s = self._clock.monotonic_s() + HANDOVER_S
-        while not server_lock.take():
+        if not self._taken_within(HANDOVER_S, server_lock):
+            pid = server_lock.read().partition("\n")[0]
+            raise Refused(
+                f"{self.state_dir} is still held by the server (pid {pid}) of a dispatcher dev "
+                "that was killed: end that server first"
+            )
+
+    def _taken_within(self, wait_s: float, lock: "_FileLock") -> bool:
+        deadline_s = self._clock.monotonic_s() + wait_s
+        while not lock.take():
             if self._clock.monotonic_s() >= deadline_s:
-                pid = server_lock.read().partition("\n")[0]
-                raise Refused(
-                    f"{self.state_dir} is still held by the server (pid {pid}) of a dispatcher dev "
-                    "that was killed: end that server first"
-                )
+                return False
             Event().wait(POLL_S)
+        return True
 
     def _launch(self, binary: Path, lock: "_FileLock", undo: ExitStack) -> None:
         data = self.state_dir / "data"

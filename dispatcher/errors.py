@@ -6,7 +6,9 @@ DispatcherError
 │   ├── InvalidSettings   a setting or environment variable that cannot be used
 │   └── InvalidRun        a flow run that cannot be accepted, with its field path
 ├── Refused               well formed, but the present state forbids it
-│   ├── NotFound          no such pool, queue, run or worker
+│   ├── NotFound          no such pool, queue or run
+│   │   ├── PoolNotFound
+│   │   └── QueueNotFound
 │   └── AlreadyExists     a pool, queue or id that is taken
 ├── ClaimLost             the fencing token is no longer valid: stop that run's work
 ├── HolderLost            the worker's incarnation is no longer registered
@@ -49,7 +51,24 @@ class Refused(DispatcherError):
 
 
 class NotFound(Refused):
-    """There is no such pool, queue, run or worker."""
+    """There is no such pool, queue or run."""
+
+
+class PoolNotFound(NotFound):
+    """There is no pool of this name."""
+
+    def __init__(self, pool: str) -> None:
+        super().__init__(f"pool {pool!r} does not exist; create it with `dispatcher pool create`")
+
+
+class QueueNotFound(NotFound):
+    """The pool has no queue of this name."""
+
+    def __init__(self, pool: str, queue: str) -> None:
+        super().__init__(
+            f"queue {queue!r} does not exist in pool {pool!r}; "
+            "create it with `dispatcher queue create`"
+        )
 
 
 class AlreadyExists(Refused):

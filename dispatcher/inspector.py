@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Any
 
 from dispatcher.connection import Connection, Subscription
-from dispatcher.errors import NotFound
+from dispatcher.errors import NotFound, PoolNotFound, QueueNotFound
 from dispatcher.keys import (
     GROUP,
     PoolKeys,
@@ -16,8 +16,8 @@ from dispatcher.keys import (
     pools_key,
 )
 from dispatcher.records import Delivery, Hint, Holder, Leases, Place, Pool, Queue, RunRecord
-from dispatcher.store import no_pool, no_queue
 
+LATE_AFTER_MS = 15_000
 _PAGE = 500
 # Named one by one: a list of runs must not carry their payloads.
 _RUN_FIELDS = (
@@ -50,7 +50,7 @@ class Inspector:
         """Return a pool; raises NotFound."""
         fields = self._hash(self._keys(name)["pool"])
         if not fields:
-            raise no_pool(name)
+            raise PoolNotFound(name)
         return Pool(
             name=name,
             id=fields["id"],
@@ -77,7 +77,7 @@ class Inspector:
         for queue in self.queues(pool):
             if queue.name == name:
                 return queue
-        raise no_queue(pool, name)
+        raise QueueNotFound(pool, name)
 
     def queues(self, pool: str) -> list[Queue]:
         """Return a pool's queues with how many runs are where; raises NotFound."""
@@ -109,6 +109,10 @@ class Inspector:
                 deliveries = self._deliveries(name, run_id, int(fields["delivery"]))
                 return _run_record(run_id, name, fields, deliveries)
         raise NotFound(f"run {run_id} is not known{f' in pool {pool!r}' if pool else ''}")
+
+    def records(self, pool: str, run_ids: Iterable[str]) -> Iterator[RunRecord]:
+        """Yield what is known of these runs of a pool, without their deliveries."""
+        return self._records(pool, iter(run_ids))
 
     def payload(self, run: RunRecord) -> bytes | None:
         """Return the bytes that were accepted; None when the run has ended and dropped them."""
@@ -172,6 +176,27 @@ class Inspector:
         (seconds, microseconds), lease_ms, rows = self.connection.read(read)
         ends = tuple((holder.decode(), int(end_ms)) for holder, end_ms in rows)
         return Leases(seconds * 1000 + microseconds // 1000, int(lease_ms or 0), ends)
+
+    def last_event(self, pool: str) -> str:
+        """Return the id of a pool's latest event, for `events`."""
+        key = self._keys(pool)["events"]
+        rows = self.connection.read(lambda c: c.xrevrange(key, count=1))
+        return rows[0][0].decode() if rows else "0"
+
+    def events(
+        self, pool: str, after: str, *, timeout_s: float
+    ) -> list[tuple[str, dict[str, str]]]:
+        """Return a page of a pool's events behind the id `after`; wait for one, none on timeout.
+
+        The connection must have a longer read timeout.
+        """
+        key, block_ms = self._keys(pool)["events"], max(1, round(timeout_s * 1000))
+        read = self.connection.read(lambda c: c.xread({key: after}, count=_PAGE, block=block_ms))
+        rows = read[0][1] if read else []
+        return [
+            (entry.decode(), {n.decode(): v.decode(errors="replace") for n, v in fields.items()})
+            for entry, fields in rows
+        ]
 
     def subscribe(self, pools: Sequence[str] = ()) -> Subscription:
         """Return a subscription to the `changes` of these pools, or of all."""
@@ -257,6 +282,14 @@ class Inspector:
 
     def _keys(self, pool: str) -> PoolKeys:
         return PoolKeys(self.prefix, pool)
+
+
+def state_name_at(run: RunRecord, now_ms: int) -> str:
+    """Return a run's state name for people: `Late` is not stored, it depends on the time."""
+    if run.state_type != "SCHEDULED" or run.state_name not in ("Scheduled", "Late"):
+        return run.state_name
+    late = run.started_ms is None and now_ms - run.due_ms > LATE_AFTER_MS
+    return "Late" if late else "Scheduled"
 
 
 def _queue(

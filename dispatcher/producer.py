@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 from dispatcher.clock import to_ms
@@ -18,6 +19,7 @@ from dispatcher.errors import (
     InvalidRun,
     InvalidSettings,
     NotFound,
+    QueueNotFound,
 )
 from dispatcher.inspector import Inspector
 from dispatcher.intake import Offer, parse_offer
@@ -25,7 +27,7 @@ from dispatcher.job_configuration import process_job
 from dispatcher.models import FlowRun
 from dispatcher.records import Pool, Queue, Receipt, RunRecord, Submission
 from dispatcher.settings import Settings, read_secret, read_settings
-from dispatcher.store import Store, no_queue
+from dispatcher.store import Store
 
 BATCH_RUNS = 100
 BATCH_BYTES = 1_048_576
@@ -224,7 +226,7 @@ class Producer:
             return name
         if not create:
             self._queues.pop(pool.name)  # it may be made meanwhile
-            raise no_queue(pool.name, name)
+            raise QueueNotFound(pool.name, name)
         queue = Queue(name=name, pool=pool.name, id=str(queue_id or uuid4()), priority=0)
         try:
             self._store.create_queue(queue)
@@ -268,17 +270,41 @@ def connect(
 def find_url(settings: Settings) -> str:
     """Return the URL that holds: the setting, the file it names, or a running `dispatcher dev`.
 
-    Raises InvalidSettings when there is none.
+    Raises InvalidSettings when there is none, or none that can be taken apart.
     """
     if settings.redis_url:
-        return settings.redis_url
+        return _sound(settings.redis_url, "DISPATCHER_REDIS_URL")
     if settings.redis_url_file:
-        return read_secret(settings.redis_url_file, "DISPATCHER_REDIS_URL_FILE")
+        name = "DISPATCHER_REDIS_URL_FILE"
+        return _sound(read_secret(settings.redis_url_file, name), name)
     if running := find_running():
         return running
     raise InvalidSettings(
         "no Redis: set DISPATCHER_REDIS_URL=redis://HOST:PORT, or start `dispatcher dev`"
     )
+
+
+def _sound(url: str, name: str) -> str:
+    try:
+        _ = urlsplit(url).port
+    except ValueError:  # its message may hold a piece of the password
+        problem = "has no host and port that can be read; percent-encode what is special"
+        raise InvalidSettings(f"{name}: the URL {problem} in user and password") from None
+    return url
+
+
+def with_new_id(raw: bytes) -> bytes:
+    """Return a run's JSON under an id that is new with every call, composed once, here."""
+    whole = json.loads(raw)
+    run = whole.get("flow_run", whole) if isinstance(whole, dict) else None
+    if not isinstance(run, dict) or "id" not in run:
+        return raw  # which says itself what is wrong with it
+    old, run["id"] = run["id"], str(uuid4())
+    state = run.get("state")
+    details = state.get("state_details") if isinstance(state, dict) else None
+    if isinstance(details, dict) and details.get("flow_run_id") == old:
+        details["flow_run_id"] = run["id"]
+    return _raw(whole)
 
 
 def too_large(size_bytes: int, limit_bytes: int) -> str:

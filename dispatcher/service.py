@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 from dispatcher.connection import Connection
 from dispatcher.dispatching import Dispatcher
@@ -20,6 +21,19 @@ from dispatcher.store import Store
 STOP_WITHIN_S = 0.8
 RETRY_FIRST_S = 0.05
 RETRY_MOST_S = 0.5
+
+
+class Runnable(Protocol):
+    """What `run_until_signal` runs: a service alone, or with what it needs around it."""
+
+    def start(self) -> None:
+        """Start, and return."""
+
+    def stop(self) -> None:
+        """End what was started."""
+
+    def check(self) -> None:
+        """Raise what ended it for good."""
 
 
 class Service:
@@ -114,7 +128,7 @@ class Service:
                 return
 
 
-def run_until_signal(service: Service, *, watch: Callable[[], None] | None = None) -> int:
+def run_until_signal(service: Runnable, *, watch: Callable[[], None] | None = None) -> int:
     """Run a service until SIGTERM, Ctrl-C or a failure; return the exit code.
 
     `watch` is called every half second, and may raise to end the service.

@@ -2,10 +2,10 @@
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -100,13 +100,15 @@ def read_settings(
 
 
 def masked(name: str, value: Any) -> str:
-    """Return a value for showing: passwords in URLs are replaced by ***."""
+    """Return a value for showing: what is secret in a URL, malformed ones too, becomes ***."""
     text = "" if value is None else str(value)
     if name == "redis_url" and text:
-        parts = urlsplit(text)
-        if parts.password:
-            text = text.replace(f":{parts.password}@", ":***@")
-        return text.split("?")[0] + ("?***" if "password=" in text else "")
+        scheme, mark, rest = text.partition("://")
+        login, at, place = rest.rpartition("@")
+        user = re.split("[:/?#]", login)[0]
+        place, query, _ = place.partition("?")
+        secret = "***" if query else ""
+        return f"{scheme}{mark}{user}{':***' if user != login else ''}{at}{place}{query}{secret}"
     return text
 
 
@@ -131,3 +133,12 @@ def _unknown(environ: Mapping[str, str]) -> list[str]:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
         warnings.append(f"{name} is not a setting; did you mean {near[0]}?")
     return warnings
+
+
+def markdown_table() -> str:
+    """Return the settings as the Markdown table of docs/operations.md."""
+    rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else f"`{field.default}`"
+        rows.append(f"| `{variable(name)}` | {default} | {field.description} |")
+    return "\n".join(rows)

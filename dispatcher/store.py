@@ -9,7 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from dispatcher.connection import Call, Connection
-from dispatcher.errors import AlreadyExists, DispatcherError, NotFound, RedisRefused, Refused
+from dispatcher.errors import (
+    AlreadyExists,
+    DispatcherError,
+    PoolNotFound,
+    QueueNotFound,
+    RedisRefused,
+    Refused,
+)
 from dispatcher.keys import DATA_VERSION, PoolKeys, check_name, decode, encode, pools_key
 from dispatcher.records import (
     Claim,
@@ -92,7 +99,7 @@ class Store:
             ).decode()
         )
         if word is Word.NO_POOL:
-            raise no_pool(queue.pool)
+            raise PoolNotFound(queue.pool)
         if word is Word.EXISTS:
             raise AlreadyExists(f"queue {queue.name!r} exists already in pool {queue.pool!r}")
 
@@ -300,21 +307,9 @@ class Store:
         return Call(script, *script.bind(self.keys(pool), args, tail))
 
 
-def no_pool(pool: str) -> NotFound:
-    """Return the error for a pool that is not there."""
-    return NotFound(f"pool {pool!r} does not exist; create it with `dispatcher pool create`")
-
-
-def no_queue(pool: str, queue: str) -> NotFound:
-    """Return the error for a queue that is not there."""
-    return NotFound(
-        f"queue {queue!r} does not exist in pool {pool!r}; create it with `dispatcher queue create`"
-    )
-
-
 def _check_pool(word: bytes, pool: str, detail: object) -> None:
     if word == Word.NO_POOL.encode():
-        raise no_pool(pool)
+        raise PoolNotFound(pool)
     if word == Word.NEWER.encode():
         raise _newer(pool, detail)
 
@@ -332,9 +327,9 @@ def _receipt(pool: str, submission: Submission, answer: Any) -> Receipt | Dispat
         return answer
     word, detail = Word(answer[0].decode()), answer[1].decode()
     if word is Word.NO_POOL:
-        return no_pool(pool)
+        return PoolNotFound(pool)
     if word is Word.NO_QUEUE:
-        return no_queue(pool, submission.queue)
+        return QueueNotFound(pool, submission.queue)
     if word is Word.NEWER:
         return _newer(pool, detail)
     if word is Word.ENDED:

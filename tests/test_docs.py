@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dispatcher import scripts
+from dispatcher import scripts, settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,6 +18,12 @@ def test_the_table_of_steps_in_the_protocol_is_generated_from_the_headers():
     text = (ROOT / "docs" / "protocol.md").read_text()
 
     assert between(text, "steps") == scripts.markdown_table()
+
+
+def test_the_table_of_settings_is_generated_from_their_descriptions():
+    text = (ROOT / "docs" / "operations.md").read_text()
+
+    assert between(text, "settings") == settings.markdown_table()
 
 
 def test_the_python_snippet_of_the_readme_runs_as_it_stands(real_server, prefix, tmp_path):

@@ -29,6 +29,8 @@ local slots, max_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
 local holder_key = keys.holder .. holder
 local me = fetch(holder_key, "worker", "dead", "draining", "queues", "claim_number", "claim_runs")
 local lease_ms = redis.call("ZSCORE", keys.holders, holder)
+-- PERSIST is let through at full memory and opens the way for the rest: what waits can be run.
+redis.call("PERSIST", holder_key)
 local function refuse(word)
     -- The caller may have taken a wake for this: somebody else must hear of it.
     wake_again(keys, me.queues or "")
@@ -42,19 +44,24 @@ elseif number < tonumber(me.claim_number) then
     return refuse("stale")
 end
 
-local function described(id)
-    local run = fetch(keys.run .. id, "queue", "token", "payload", "due_ms", "run_count", "delivery", "name")
-    return { id, run.queue, run.token, run.payload, run.due_ms, run.run_count, run.delivery, run.name }
+local function answered(ids)
+    wake_again(keys, me.queues)
+    local answer = { "claimed", #ready_queues(keys, me.queues) > 0 and 1 or 0 }
+    for _, id in ipairs(ids) do
+        local run = fetch(keys.run .. id, "queue", "token", "payload", "due_ms", "run_count", "delivery", "name")
+        answer[#answer + 1] = { id, run.queue, run.token, run.payload, run.due_ms, run.run_count, run.delivery, run.name }
+    end
+    return answer
 end
 if number == tonumber(me.claim_number) then
-    local again = { "claimed", #ready_queues(keys, me.queues) > 0 and 1 or 0 }
+    local held = {}
     for id in string.gmatch(me.claim_runs or "", "%S+") do
         local run = fetch(keys.run .. id, "holder", "claim")
         if run.holder == holder and tonumber(run.claim) == number then
-            again[#again + 1] = described(id)
+            held[#held + 1] = id
         end
     end
-    return again
+    return answered(held)
 end
 
 local function take(queue, entry, id, run)
@@ -101,53 +108,53 @@ local function read(queue, count)
     return answer and answer[1] and answer[1][2] or {}
 end
 
--- How many entries to read at once: all that are wanted if the whole queue fits into the budget,
--- else so few that even payloads of 1 MiB stay within it.
-local function batch(queue_bytes, wanted, budget)
-    if queue_bytes <= budget then
+local taken, bytes = {}, 0
+
+-- How many entries to read at once, whatever they hold, without going over the budget: 0 when it
+-- is used up, but the first run comes whatever its size.
+local function batch(settings)
+    local wanted, budget = slots - #taken, max_bytes - bytes
+    if wanted <= 0 or tonumber(settings.unclaimed_bytes or 0) <= budget then
         return wanted
     end
-    return math.max(1, math.min(wanted, math.floor(budget / 1048576)))
+    local fit = math.floor(budget / math.max(1, tonumber(settings.largest_bytes or max_bytes)))
+    return math.min(wanted, #taken == 0 and math.max(1, fit) or fit)
 end
 
--- The queue holds fewer unclaimed bytes now; once it is half empty, what was blocked may follow.
-local function made_room(queue, settings, bytes)
-    local bytes_left = math.max(0, tonumber(settings.unclaimed_bytes or 0) - bytes)
+-- The queue holds fewer unclaimed entries now; once it is half empty, what was blocked may follow.
+local function made_room(queue, settings, read_bytes, entries_left)
+    local bytes_left = math.max(0, tonumber(settings.unclaimed_bytes or 0) - read_bytes)
     redis.call("HSET", keys.queue .. queue, "unclaimed_bytes", bytes_left)
-    if settings.blocked == "unclaimed" and unclaimed_entries(keys.stream .. queue)
-        <= tonumber(settings.max_unclaimed or 1000) / 2 then
+    if settings.blocked == "unclaimed" and entries_left <= tonumber(settings.max_unclaimed or 1000) / 2 then
         redis.call("HDEL", keys.queue .. queue, "blocked")
         redis.call("PUBLISH", keys.changes, queue .. " 0")
     end
+    if entries_left == 0 then
+        redis.call("ZREM", keys.ready, queue)
+    end
 end
 
-local taken, bytes = {}, 0
+local full = false
 for _, queue in ipairs(ready_queues(keys, me.queues)) do
-    local settings = fetch(keys.queue .. queue, "blocked", "max_unclaimed", "unclaimed_bytes")
-    local queue_bytes, empty = 0, false
-    while #taken < slots and bytes < max_bytes and not empty do
-        local count = batch(tonumber(settings.unclaimed_bytes or 0), slots - #taken, max_bytes - bytes)
-        local entries = read(queue, count)
+    local settings = fetch(keys.queue .. queue, "blocked", "max_unclaimed", "unclaimed_bytes", "largest_bytes")
+    local bytes_before, seen, empty = bytes, 0, false
+    while not full and not empty do
+        local count = batch(settings)
+        full = count <= 0
+        local entries = full and {} or read(queue, count)
         empty = #entries < count
+        seen = seen + #entries
         for _, entry in ipairs(entries) do
             local fields = entry[2] or {}
             if consider(queue, entry[1], fields[2]) then
                 taken[#taken + 1] = fields[2]
-                bytes, queue_bytes = bytes + #fields[4], queue_bytes + #fields[4]
+                bytes = bytes + #fields[4]
             end
         end
     end
-    if queue_bytes > 0 then
-        made_room(queue, settings, queue_bytes)
-    end
-    if empty then
-        redis.call("ZREM", keys.ready, queue)
+    if seen > 0 or empty then
+        made_room(queue, settings, bytes - bytes_before, empty and 0 or unclaimed_entries(keys.stream .. queue))
     end
 end
 redis.call("HSET", holder_key, "claim_number", number, "claim_runs", table.concat(taken, " "))
-local answer = { "claimed", #ready_queues(keys, me.queues) > 0 and 1 or 0 }
-for _, id in ipairs(taken) do
-    answer[#answer + 1] = described(id)
-end
-wake_again(keys, me.queues)
-return answer
+return answered(taken)

@@ -45,10 +45,11 @@ local function move(queue, member, due_ms)
 end
 
 local function dispatch(queue)
-    local settings = fetch(keys.queue .. queue, "max_unclaimed", "max_unclaimed_bytes", "unclaimed_bytes")
+    local settings = fetch(keys.queue .. queue, "max_unclaimed", "max_unclaimed_bytes", "unclaimed_bytes", "largest_bytes")
     local unclaimed = unclaimed_entries(keys.stream .. queue)
     local bytes_before = tonumber(settings.unclaimed_bytes or 0)
     local bytes = unclaimed > 0 and bytes_before or 0
+    local largest = unclaimed > 0 and tonumber(settings.largest_bytes or 0) or 0
     local most = tonumber(settings.max_unclaimed or 1000)
     local most_bytes = tonumber(settings.max_unclaimed_bytes or 67108864)
     local moved, more = {}, 0
@@ -62,12 +63,12 @@ local function dispatch(queue)
         if id then
             moved[#moved + 1] = id
             moved[#moved + 1] = due[i + 1]
-            unclaimed, bytes = unclaimed + 1, bytes + size
+            unclaimed, bytes, largest = unclaimed + 1, bytes + size, math.max(largest, size)
             runs_left, bytes_left = runs_left - 1, bytes_left - size
         end
     end
     if bytes ~= bytes_before then
-        redis.call("HSET", keys.queue .. queue, "unclaimed_bytes", bytes)
+        redis.call("HSET", keys.queue .. queue, "unclaimed_bytes", bytes, "largest_bytes", largest)
     end
     local head = redis.call("ZRANGE", keys.scheduled .. queue, 0, 0, "WITHSCORES")
     local next_due_ms = head[2] or ""

@@ -16,16 +16,16 @@ local keys = { holder = KEYS[1], claims = KEYS[2], inbox = KEYS[3], ready = KEYS
 local at_ms, holder, reason = now(ARGV[1]), ARGV[2], ARGV[3]
 
 local me = fetch(keys.holder .. holder, "worker", "dead", "queues", "draining")
+-- PERSIST is let through at full memory and opens the way for the rest.
+redis.call("PERSIST", keys.holder .. holder)
 if not me.worker or me.dead then
+    wake_again(keys, me.queues or "") -- it may have taken a wake that it no longer acts on
     return "lost"
 end
 if not me.draining then
-    -- PERSIST is let through at full memory and opens the way for the rest.
-    redis.call("PERSIST", keys.holder .. holder)
     redis.call("HSET", keys.holder .. holder, "draining", "1")
     nudge(keys.inbox .. holder)
     event(keys, at_ms, "draining", { "worker", holder, "reason", reason })
 end
--- It may have taken a wake that it no longer acts on.
 wake_again(keys, me.queues)
 return redis.call("SCARD", keys.claims .. holder) == 0 and "drained" or "draining"

@@ -1,0 +1,182 @@
+"""`dispatcher flow-run`: ls, show, logs."""
+
+from collections.abc import Iterator
+from itertools import islice
+from uuid import UUID
+
+import click
+
+from dispatcher.cli.fields import delivery_fields, run_fields, start_delta_ms
+from dispatcher.cli.group import Group, pass_session
+from dispatcher.cli.options import as_json, pool_name, queue_name
+from dispatcher.cli.output import echo_fields, echo_json, echo_table, shown_span, shown_time
+from dispatcher.cli.session import Session
+from dispatcher.errors import NotFound
+from dispatcher.inspector import Inspector, state_name_at
+from dispatcher.models import StateType
+from dispatcher.records import Place, RunRecord
+
+_PLACES = {
+    StateType.SCHEDULED: {Place.SCHEDULED, Place.STREAM},
+    StateType.PENDING: {Place.CLAIMED},
+    StateType.RUNNING: {Place.CLAIMED},
+    StateType.CANCELLING: {Place.CLAIMED},
+    StateType.CRASHED: {Place.ENDED, Place.DEAD},
+}
+_in_pool = click.option("--pool", type=pool_name, help="Look in this pool only.")
+
+
+@click.group(cls=Group)
+def flow_run() -> None:
+    """Flow runs: what was submitted, and what became of it."""
+
+
+@flow_run.command()
+@_in_pool
+@click.option("--queue", type=queue_name, help="Only this queue's.")
+@click.option(
+    "--state",
+    "states",
+    type=click.Choice([state.value for state in StateType], case_sensitive=False),
+    multiple=True,
+    help="Only runs in this type of state; may be repeated.",
+)
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Most runs.")
+@as_json
+@pass_session
+def ls(
+    session: Session,
+    /,
+    *,
+    pool: str | None,
+    queue: str | None,
+    states: tuple[str, ...],
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List runs: scheduled ones by due time, then those with workers, then ended ones."""
+    inspector = session.inspector
+    if pool:
+        _check(inspector, pool, queue)
+    now_ms = inspector.server_time_ms()
+    found = _runs(inspector, pool, queue, {StateType(state) for state in states})
+    listed = list(islice(found, limit))
+    if as_json:
+        for run in listed:
+            echo_json(run_fields(run, now_ms))
+    else:
+        columns = ("ID", "NAME", "STATE", "POOL", "QUEUE", "DUE", "STARTED", "ENDED")
+        echo_table(columns, (_row(run, now_ms) for run in listed))
+    if next(found, None):
+        click.echo(f"there are more than {limit}: --limit shows more", err=True)
+
+
+@flow_run.command()
+@click.argument("run_id", metavar="RUN", type=click.UUID)
+@_in_pool
+@click.option("--payload", is_flag=True, help="Write what was accepted, byte for byte.")
+@as_json
+@pass_session
+def show(session: Session, *, run_id: UUID, pool: str | None, payload: bool, as_json: bool) -> None:
+    """Show a run: its state, its times, and everyone who had it."""
+    inspector = session.inspector
+    run = inspector.run(str(run_id), pool)
+    if payload:
+        _write_payload(inspector, run)
+        return
+    now_ms = inspector.server_time_ms()
+    if as_json:
+        deliveries = [delivery_fields(delivery) for delivery in run.deliveries]
+        echo_json({**run_fields(run, now_ms), "deliveries": deliveries})
+        return
+    _show(run, now_ms)
+
+
+@flow_run.command()
+@click.argument("run_id", metavar="RUN", type=click.UUID)
+@_in_pool
+@pass_session
+def logs(session: Session, *, run_id: UUID, pool: str | None) -> None:
+    """Write the last 64 KiB that a run wrote, as it wrote them."""
+    run = session.inspector.run(str(run_id), pool)
+    output = session.inspector.output(run)
+    click.echo(output, nl=False)
+    if not output and run.ended_ms is None:
+        click.echo(f"run {run.id} is {run.state_type}: its output is kept at its end", err=True)
+
+
+def _check(inspector: Inspector, pool: str, queue: str | None) -> None:
+    if queue:
+        inspector.queue(pool, queue)
+    else:
+        inspector.pool(pool)
+
+
+def _runs(
+    inspector: Inspector, pool: str | None, queue: str | None, states: set[StateType]
+) -> Iterator[RunRecord]:
+    """Yield runs once each: one that moves while we read may be met again."""
+    places = {place for state in states for place in _PLACES.get(state, {Place.ENDED})}
+    seen: set[str] = set()
+    for name in [pool] if pool else inspector.pool_names():
+        for run in inspector.runs(name, queues=[queue] if queue else [], places=places):
+            if run.id not in seen and (not states or run.state_type in states):
+                seen.add(run.id)
+                yield run
+
+
+def _row(run: RunRecord, now_ms: int) -> tuple[object, ...]:
+    return (
+        run.id,
+        run.name,
+        state_name_at(run, now_ms),
+        run.pool,
+        run.queue,
+        shown_time(run.due_ms),
+        shown_time(run.started_ms),
+        shown_time(run.ended_ms),
+    )
+
+
+def _write_payload(inspector: Inspector, run: RunRecord) -> None:
+    accepted = inspector.payload(run)
+    if accepted is None:
+        raise NotFound(
+            f"run {run.id} has ended and its payload was dropped; "
+            "pools made with --keep-payload keep it"
+        )
+    click.echo(accepted, nl=False)
+
+
+def _show(run: RunRecord, now_ms: int) -> None:
+    delta = shown_span(start_delta_ms(run, now_ms))
+    echo_fields(
+        (
+            ("id", run.id),
+            ("name", run.name),
+            ("state", f"{run.state_type} ({state_name_at(run, now_ms)})"),
+            ("message", run.message),
+            ("pool", run.pool),
+            ("queue", run.queue),
+            ("deployment", run.deployment),
+            ("submitted", shown_time(run.submitted_ms)),
+            ("due", shown_time(run.due_ms)),
+            ("dispatched", shown_time(run.dispatched_ms)),
+            ("claimed", shown_time(run.claimed_ms)),
+            ("started", shown_time(run.started_ms)),
+            ("due to start", delta if run.started_ms is not None else ""),
+            ("ended", shown_time(run.ended_ms)),
+            ("run count", run.run_count),
+            ("deliveries", run.delivery),
+            ("losses", run.losses or ""),
+        )
+    )
+    if not run.deliveries:
+        return
+    click.echo()
+    columns = ("DELIVERY", "WORKER", "CLAIMED", "STARTED", "ENDED", "OUTCOME")
+    rows = [
+        (d.number, d.holder, *map(shown_time, (d.claimed_ms, d.started_ms, d.ended_ms)), d.outcome)
+        for d in run.deliveries
+    ]
+    echo_table(columns, rows)

@@ -1,0 +1,51 @@
+"""`dispatcher run`: dispatch in the foreground."""
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from dispatcher.cli.group import Command, pass_session
+from dispatcher.cli.options import pool_name
+from dispatcher.cli.session import Session
+from dispatcher.errors import DispatcherError
+from dispatcher.logs import logger
+from dispatcher.service import Service, run_until_signal
+
+
+@click.command(cls=Command)
+@click.option(
+    "--pool", "pools", type=pool_name, multiple=True, help="Only this pool; may be repeated."
+)
+@pass_session
+def run(session: Session, *, pools: tuple[str, ...]) -> None:
+    """Dispatch the runs of all pools when they are due, until SIGTERM or Ctrl-C.
+
+    Any number of these may run side by side.
+    """
+    session.configure_logs()
+    service = Service(session.url, session.settings, pools=pools)
+    _warn(session, pools)
+    sys.exit(run_until_signal(service))
+
+
+def _warn(session: Session, pools: Sequence[str]) -> None:
+    """Log what looks wrong; a server that is not there yet, or forbids to ask, is fine."""
+    log, inspector = logger(), session.inspector
+    try:
+        policy = _memory_policy(session)
+        if policy not in ("", "noeviction"):
+            log.warning("maxmemory-policy", found=policy, needed="noeviction: runs may be lost")
+        known = inspector.pool_names()
+        for name in pools:
+            if name not in known:
+                log.warning("no-such-pool", pool=name)
+    except DispatcherError as error:
+        log.debug("not-checked", reason=str(error))
+
+
+def _memory_policy(session: Session) -> str:
+    name = "maxmemory-policy"
+    found = session.inspector.connection.read(lambda client: client.config_get(name))
+    value = {**found}.get(name, found.get(name.encode(), ""))
+    return value.decode() if isinstance(value, bytes) else str(value)
