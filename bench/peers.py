@@ -9,7 +9,8 @@ from uuid import uuid4
 
 from bench.fixture import POOL, PREFIX, payload
 from consumers.runners import Stop
-from consumers.worker import Doors, Worker
+from consumers.doors import Doors
+from consumers.worker import Worker
 from dispatcher import (
     Claim,
     Connection,
@@ -67,9 +68,9 @@ def worker(url: str, runs: str) -> dict[str, list[float]]:
     began_s = time.monotonic()
     it.start()
     runner.all_ran.wait(300)
+    it.drain("done")
     it.wait_idle(60)
     took_s = time.monotonic() - began_s
-    it.drain("done")
     it.close()
     late = [s - d for s, d in zip(runner.started_ms, runner.due_ms, strict=True)]
     return {"took_s": [took_s], "late_ms": late}

@@ -1,6 +1,5 @@
 """Stable worker names: the host and the first index that no other worker on it uses."""
 
-import fcntl
 import hashlib
 import os
 import socket
@@ -26,6 +25,8 @@ class WorkerName:
         self.name = self._take(directory, digest)
 
     def _take(self, directory: Path, digest: str) -> str:
+        import fcntl  # not at the top: Windows has none, and is told so in one line
+
         for index in range(1, MOST_WORKERS):
             lock = (directory / f"{digest}-{index}.lock").open("w")
             try:

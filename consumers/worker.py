@@ -15,6 +15,8 @@ from functools import partial
 from typing import TypeVar
 from uuid import uuid4
 
+from consumers.doors import BLOCK_S, Doors
+from consumers.pulse import Pulse
 from consumers.reporting import Reporter
 from consumers.runners import Runner
 from consumers.slots import Active, Slots
@@ -23,7 +25,6 @@ from dispatcher import (
     Clock,
     DispatcherError,
     HolderLost,
-    Inspector,
     Outcome,
     RedisRefused,
     RedisUnavailable,
@@ -31,33 +32,20 @@ from dispatcher import (
     Registration,
     Release,
     Start,
-    Store,
     Word,
     logger,
 )
 
-BLOCK_S = 10.0
-READ_TIMEOUT_S = BLOCK_S + 5.0
+__all__ = ["Doors", "Worker"]
+
 RETRY_FIRST_S = 0.05
 RETRY_MOST_S = 0.5
+RENEW_AGAIN_S = 0.2  # less than recovery waits for its second look
 STUCK_S = 30.0
 LOST = "the claim was lost"
 RELEASED = "the worker ends"
+FROZEN = "the worker stood still for longer than its lease"
 T = TypeVar("T")
-
-
-class Doors:
-    """The connections of one worker: one per duty, so that none waits for another."""
-
-    def __init__(self, open_doors: Callable[[float | None], tuple[Store, Inspector]]) -> None:
-        self.claiming, self.inspector = open_doors(READ_TIMEOUT_S)
-        self.reporting, _ = open_doors(None)
-        self.renewing, _ = open_doors(None)
-
-    def close(self) -> None:
-        """Close all connections."""
-        for store in (self.claiming, self.reporting, self.renewing):
-            store.connection.close()
 
 
 class Worker:
@@ -98,6 +86,12 @@ class Worker:
         self._reporter = Reporter(
             doors.reporting, pool, self._slots, wake=self._wake_up, log=self._log
         )
+        self._pulse = Pulse(
+            runner.alive,
+            may_beat=lambda: self._stuck_s() == 0,
+            on_gap=lambda: self._slots.stop_all(FROZEN),
+            clock=self._clock,
+        )
         self.failure: DispatcherError | None = None
         self.ended = threading.Event()
         self._threads = [
@@ -108,6 +102,7 @@ class Worker:
     def start(self) -> None:
         """Start the threads; the worker waits for a Redis that is not there yet."""
         self._reporter.start()
+        self._pulse.start()
         for thread in self._threads:
             thread.start()
 
@@ -128,8 +123,8 @@ class Worker:
         self._slots.stop_all(RELEASED)
 
     def wait_idle(self, timeout_s: float) -> bool:
-        """Wait until nothing runs; False when the time is over first."""
-        return self._slots.wait_empty(timeout_s)
+        """Wait until nothing is claimed any more and nothing runs; False when time is over."""
+        return self.ended.wait(timeout_s) and self._slots.wait_empty(timeout_s)
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Leave the pool and end all threads; what could not be reported is left to recovery."""
@@ -140,6 +135,7 @@ class Worker:
         self.ended.wait(1.0)
         self._leave()
         self._executor.shutdown(wait=False)
+        self._pulse.close()
         self._runner.close()
         self._doors.close()
 
@@ -172,7 +168,7 @@ class Worker:
                 more = bool(answer and self._accept(answer))
             else:
                 more = self._patiently(partial(self._wait, more=more)) is not False
-        if self._lost.is_set():
+        if self._lost.is_set() or self.failure:
             # Every child of the lost claims is gone before a new incarnation claims anything.
             self._slots.stop_all(LOST)
             self._slots.wait_empty(float("inf"))
@@ -187,11 +183,12 @@ class Worker:
             pid=os.getpid(),
             type=self._kind,
         )
+        self._doors.claiming.warm_up()
         me = self._doors.claiming.register(self._pool, registration)
         if me.displaced:
             taken = self._doors.claiming.recover_all(self._pool, me.displaced)
             self._log.info("recovered-predecessor", holder=me.displaced, requeued=taken.requeued)
-        self._runner.alive(me.lease_ms / 1000)
+        self._pulse.begin(me.lease_ms / 1000)
         self._log.info("registered", holder=me.holder, slots=self._slots.limit)
         return me
 
@@ -214,28 +211,31 @@ class Worker:
         if answer.word is Word.DRAINING:
             self._draining.set()
         taken = [active for claim in answer.claims if (active := self._slots.add(claim))]
-        for active in taken:
-            claim = active.claim
+        for claim in (active.claim for active in taken):
             self._log.info("claimed", queue=claim.queue, run=claim.run_id, delivery=claim.delivery)
         if taken:
             self._patiently(lambda: self._start_all(taken), also_draining=True)
         return answer.more
 
-    def _start_all(self, taken: Sequence[Active]) -> None:
+    def _start_all(self, taken: list[Active]) -> None:
+        """Start what was claimed; what has an answer leaves the list, so this can be repeated."""
         starts = [Start(a.claim.run_id, a.claim.token, a.claim.run_count + 1) for a in taken]
         words = self._doors.claiming.report_many(self._pool, starts)
         now_ms = self._clock.now_ms()
-        for active, word in zip(taken, words, strict=True):
+        answered = [w for w in zip(list(taken), words, strict=True) if isinstance(w[1], Word)]
+        for active, word in answered:
             claim = active.claim
-            if isinstance(word, DispatcherError):
-                raise word
-            if word is Word.STARTED and active.stop.reason is None:
+            taken.remove(active)
+            if word is Word.STARTED:
                 late_ms = now_ms - claim.due_ms
                 self._log.info("started", queue=claim.queue, run=claim.run_id, late_ms=late_ms)
                 self._executor.submit(self._run, active)
             else:
                 self._slots.remove(claim.token)
                 self._log.warning("claim-lost", run=claim.run_id, reason="before its start")
+        for word in words:
+            if isinstance(word, DispatcherError):
+                raise word
 
     def _wait(self, *, more: bool) -> bool:
         """Block until there is something to do; return whether to claim when a slot is free."""
@@ -293,17 +293,20 @@ class Worker:
     def _run(self, active: Active) -> None:
         claim = active.claim
         began_s = self._clock.monotonic_s()
+        outcome = Outcome("CRASHED", "Crashed", "stopped before it began")  # never reported
         try:
-            outcome = self._runner.run(claim, active.stop)
+            if active.stop.reason is None:
+                outcome = self._runner.run(claim, active.stop)
         except Exception as error:  # noqa: BLE001  a runner's fault must not take the worker down
             self._log.exception("runner-failed", run=claim.run_id)
             outcome = Outcome("CRASHED", "Crashed", f"the runner failed: {error!r}")
         active.took_ms = round((self._clock.monotonic_s() - began_s) * 1000)
+        self._pulse.check()  # a child may have ended because we stood still
         if active.stop.reason == LOST:
             self._slots.remove(claim.token)
             self._log.warning("claim-lost", run=claim.run_id, reason="its work was stopped")
-        elif active.stop.reason == RELEASED:
-            self._reporter.release(active, RELEASED)
+        elif active.stop.reason:
+            self._reporter.release(active, active.stop.reason)
         else:
             self._reporter.finish(active, outcome)
 
@@ -315,11 +318,10 @@ class Worker:
             period_s = me.renew_ms / 1000 if me else RETRY_MOST_S
             if self._ending.wait(period_s) or not me:
                 continue
-            stuck_s = self._clock.monotonic_s() - self._progress_s
-            if stuck_s > STUCK_S + me.lease_ms / 1000 and not self._draining.is_set():
+            if stuck_s := self._stuck_s():
                 self._log.error("claim-loop-stuck", seconds=round(stuck_s))
                 continue
-            self._runner.alive(me.lease_ms / 1000)
+            self._pulse.beat()
             try:
                 self._renew()
             except RedisUnavailable as error:
@@ -328,13 +330,18 @@ class Worker:
 
     def _renew_soon(self, me: Registered) -> None:
         """Try more often than once a period: the lease may be short after an outage."""
-        while not self._ending.wait(RETRY_MOST_S) and self._me is me:
-            self._runner.alive(me.lease_ms / 1000)
+        while not self._ending.wait(RENEW_AGAIN_S) and self._me is me:
             try:
                 self._renew()
                 return
             except RedisUnavailable:
                 continue
+
+    def _stuck_s(self) -> float:
+        """Return for how long the claim loop makes no progress; 0 while that is no reason."""
+        stuck_s = self._clock.monotonic_s() - self._progress_s
+        lease_s = self._me.lease_ms / 1000 if self._me else 0.0
+        return stuck_s if stuck_s > STUCK_S + lease_s and not self._draining.is_set() else 0.0
 
     def _renew(self) -> None:
         me = self._me

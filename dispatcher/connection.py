@@ -8,7 +8,7 @@ an atomic step; steps are repeatable as they are, and `Connection.call` repeats 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -42,37 +42,53 @@ class Call(NamedTuple):
 
 
 def shown(url: str) -> str:
-    """Return the URL without its password and query, for messages."""
+    """Return the URL without its login and query, for messages."""
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{host}{port}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def open_client(url: str, *, read_timeout_s: float | None = READ_TIMEOUT_S) -> "redis.Redis":
+def open_client(
+    url: str,
+    *,
+    read_timeout_s: float | None = READ_TIMEOUT_S,
+    on_connect: Callable[[], None] = lambda: None,
+) -> "redis.Redis":
     """Return a client that repeats nothing by itself and always answers in RESP2 shapes.
 
+    `on_connect` is called for each new socket; redis-py opens them without a word.
     Raises InvalidSettings when the URL cannot be used.
     """
+
+    def connected(socket: Any) -> None:
+        socket.on_connect()
+        on_connect()
+
     scheme = urlsplit(url).scheme
     if scheme not in _SCHEMES:
         raise InvalidSettings(
             f"Redis URL begins with {scheme or 'no scheme'}; use redis://, rediss:// or unix://"
         )
+    policy: dict[str, Any] = {
+        "protocol": 2,
+        "decode_responses": False,
+        "socket_timeout": read_timeout_s,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "health_check_interval": 0,
+        "retry": Retry(NoBackoff(), 0),
+        "retry_on_error": [],
+        "redis_connect_func": connected,
+    }
+    if scheme != "unix":
+        policy["socket_keepalive"] = True
     try:
-        return redis.Redis.from_url(
-            url,
-            protocol=2,
-            decode_responses=False,
-            socket_timeout=read_timeout_s,
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-            health_check_interval=0,
-            **({} if scheme == "unix" else {"socket_keepalive": True}),
-            retry=Retry(NoBackoff(), 0),
-            retry_on_error=[],
-        )
+        asked = parse_qs(urlsplit(url).query)
+        if ours := sorted(policy.keys() & asked.keys()):
+            raise ValueError(f"{', '.join(ours)} cannot be chosen in the URL")
+        client = redis.Redis.from_url(url, **policy)
+        client.connection_pool.make_connection()  # opens nothing, but an unknown option shows
     except (ValueError, TypeError) as error:
         raise InvalidSettings(f"Redis URL {shown(url)} cannot be used: {error}") from None
+    return client
 
 
 def translated(error: Exception, where: str) -> DispatcherError:
@@ -86,10 +102,10 @@ def translated(error: Exception, where: str) -> DispatcherError:
     refused = isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError)
     if refused or text.startswith(_REFUSING):
         return RedisRefused(f"Redis at {where} refused us: {text}; check user, password and ACL")
-    if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
-        return RedisUnavailable(f"Redis at {where} cannot be reached: {text or 'no answer'}")
     if text.startswith(_PASSING) or isinstance(error, redis.ReadOnlyError | redis.BusyLoadingError):
         return RedisUnavailable(f"Redis at {where} cannot serve now: {text}")
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
+        return RedisUnavailable(f"Redis at {where} cannot be reached: {text or 'no answer'}")
     return RedisRefused(f"Redis at {where} answered: {text}")
 
 
@@ -113,6 +129,8 @@ class Connection:
         self._patience_s = patience_s
         self._clock = clock or Clock()
         self._stop = stop or threading.Event()
+        self._resets = 0
+        self.connects = 0  # how many sockets were opened: one more is another server, or a break
 
     @classmethod
     def open(
@@ -124,8 +142,13 @@ class Connection:
         stop: threading.Event | None = None,
     ) -> "Connection":
         """Return a connection to the server at `url`; nothing is sent yet."""
-        client = open_client(url, read_timeout_s=read_timeout_s)
-        return cls(client, where=shown(url), patience_s=patience_s, stop=stop)
+
+        def count() -> None:
+            connection.connects += 1
+
+        client = open_client(url, read_timeout_s=read_timeout_s, on_connect=count)
+        connection = cls(client, where=shown(url), patience_s=patience_s, stop=stop)
+        return connection
 
     def call(self, call: Call) -> Any:
         """Execute one atomic step; raises RedisUnavailable when patience has ended."""
@@ -144,12 +167,18 @@ class Connection:
         give_up_s = self._clock.monotonic_s() + self._patience_s
         pause_s = 0.02
         while True:
+            resets = self._resets
             try:
                 return attempt()
             except (redis.RedisError, OSError) as error:
                 ours = translated(error, self.where)
             except RedisUnavailable as error:
                 ours = error
+            except (AttributeError, TypeError, ValueError) as error:
+                if resets == self._resets:
+                    raise
+                # Another thread closed the socket while redis-py was using it in this one.
+                ours = RedisUnavailable(f"the connection to {self.where} was reset: {error}")
             if type(ours) is not RedisUnavailable:
                 raise ours from None
             self.reset()
@@ -158,7 +187,8 @@ class Connection:
             pause_s = min(0.5, pause_s * 2)
 
     def reset(self) -> None:
-        """Drop every open socket: the next command meets the server as it is then."""
+        """Drop every open socket, also one that another thread waits on: its step fails."""
+        self._resets += 1
         self.client.connection_pool.disconnect()
 
     def close(self) -> None:
@@ -228,14 +258,12 @@ class Subscription:
                 self._pubsub.psubscribe(*self._patterns)
             waiting = len(self._channels) + len(self._patterns)
             while True:
-                message = self._pubsub.parse_response(block=True)
-                kind = message[0]
-                if kind in (b"subscribe", b"psubscribe"):
-                    waiting -= 1
-                    if waiting == 0:
-                        yield None
-                elif kind in (b"message", b"pmessage"):
-                    yield message[-2].decode(), message[-1].decode()
+                kind, *_, where, what = self._pubsub.parse_response(block=True)
+                waiting -= kind in (b"subscribe", b"psubscribe")
+                if kind in (b"message", b"pmessage"):
+                    yield where.decode(), what.decode()
+                elif waiting == 0:
+                    yield None
         except (redis.RedisError, OSError, AttributeError, ValueError) as error:
             # The last two: another thread closed the socket while this one was reading.
             raise translated(error, self._connection.where) from None

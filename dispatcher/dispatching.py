@@ -6,7 +6,7 @@ submits and claims that matter to it publish a hint, and a slow sweep is the net
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dispatcher.clock import Clock
 from dispatcher.errors import NotFound
@@ -44,7 +44,10 @@ class ServerTime:
 
 
 class Dispatcher:
-    """Dispatches the runs of some pools, or of all when `pools` is empty."""
+    """Dispatches the runs of some pools, or of all when `pools` is empty.
+
+    `on_new_pool` is called when there is one more to serve.
+    """
 
     def __init__(
         self,
@@ -54,12 +57,14 @@ class Dispatcher:
         pools: Sequence[str] = (),
         sweep_s: float = 5.0,
         clock: Clock | None = None,
+        on_new_pool: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._inspector = inspector
         self._only = tuple(pools)
         self._sweep_s = sweep_s
         self._clock = clock or Clock()
+        self._on_new_pool = on_new_pool
         self._time = ServerTime(self._clock)
         self._due_ms: dict[tuple[str, str], float] = {}
         self._rotation: deque[str] = deque()
@@ -77,11 +82,13 @@ class Dispatcher:
             return
         if hint.pool not in self._rotation:
             self._rotation.append(hint.pool)
+            self._on_new_pool()
         place = (hint.pool, hint.queue)
         self._due_ms[place] = min(hint.due_ms, self._due_ms.get(place, hint.due_ms))
 
     def resync(self) -> None:
         """Look at every queue of every pool: hints may have been missed."""
+        self._store.warm_up()
         self._due_ms.clear()
         self._read_names()
         for pool in list(self._rotation):
@@ -122,7 +129,10 @@ class Dispatcher:
         self._names_read_s = self._clock.monotonic_s()
         names = set(self._only or self._inspector.pool_names())
         known = [pool for pool in self._rotation if pool in names]
-        self._rotation = deque([*known, *sorted(names.difference(known))])
+        new = sorted(names.difference(known))
+        self._rotation = deque([*known, *new])
+        if new:
+            self._on_new_pool()
 
     def _look(self, pool: str) -> None:
         self._dispatch(pool, self._inspector.queue_names(pool))

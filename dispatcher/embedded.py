@@ -6,12 +6,12 @@ ends: `owner.lock` by the process that started the server, with its pid; `server
 process and the server together, with the server's pid and its socket.
 """
 
-import fcntl
 import hashlib
 import importlib.util
 import os
 import re
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -19,7 +19,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from signal import SIGKILL
 from threading import Event
 from typing import Self
 from urllib.parse import quote
@@ -215,7 +214,7 @@ class EmbeddedServer:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             with suppress(ProcessLookupError, PermissionError):  # it ended just now
-                os.killpg(process.pid, SIGKILL)
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         self._guardian.remove(process.pid)
         self._process = None
@@ -241,6 +240,8 @@ class _FileLock:
         os.close(self.fd)
 
     def take(self) -> bool:
+        import fcntl  # not at the top: Windows has none, and is told so in one line
+
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

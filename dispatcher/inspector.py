@@ -125,7 +125,7 @@ class Inspector:
     def runs(
         self, pool: str, *, queues: Sequence[str] = (), places: Iterable[Place] = ()
     ) -> Iterator[RunRecord]:
-        """Yield the runs of a pool: scheduled by due time, in streams and claimed, then ended."""
+        """Yield runs: scheduled by due time, in streams and claimed, then those that ended last."""
         wanted = set(places) or set(Place)
         names = list(queues) or self.queue_names(pool)
         for record in self._records(pool, self._ids(pool, names, wanted)):
@@ -220,9 +220,9 @@ class Inspector:
             for queue in encoded:
                 yield from self._in_stream(keys["stream"] + queue)
         if Place.DEAD in wanted:
-            yield from self._members(keys["dead"])
+            yield from self._members(keys["dead"], newest_first=True)
         if Place.ENDED in wanted:
-            yield from self._members(keys["finished"])
+            yield from self._members(keys["finished"], newest_first=True)
 
     def _in_stream(self, key: str) -> Iterator[str]:
         first = "-"
@@ -230,9 +230,9 @@ class Inspector:
             yield from (fields[b"run"].decode() for _, fields in page)
             first = f"({page[-1][0].decode()}"
 
-    def _members(self, key: str) -> Iterator[str]:
+    def _members(self, key: str, *, newest_first: bool = False) -> Iterator[str]:
         start = 0
-        while page := self._range(key, start):
+        while page := self._range(key, start, newest_first=newest_first):
             yield from (member.decode() for member in page)
             start += _PAGE
 
@@ -243,8 +243,10 @@ class Inspector:
     def _card(self, key: str) -> int:
         return int(self.connection.read(lambda c: c.scard(key)))
 
-    def _range(self, key: str, start: int) -> list[bytes]:
-        page: list[bytes] = self.connection.read(lambda c: c.zrange(key, start, start + _PAGE - 1))
+    def _range(self, key: str, start: int, *, newest_first: bool) -> list[bytes]:
+        page: list[bytes] = self.connection.read(
+            lambda c: c.zrange(key, start, start + _PAGE - 1, desc=newest_first)
+        )
         return page
 
     def _records(self, pool: str, ids: Iterator[str]) -> Iterator[RunRecord]:

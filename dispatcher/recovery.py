@@ -14,10 +14,11 @@ from dispatcher.logs import logger
 from dispatcher.records import Leases
 from dispatcher.store import Store
 
-SECOND_LOOK_S = 0.25
+SECOND_LOOK_S = 0.5  # longer than a worker waits before it renews again after an outage
 SLOW_ANSWER_S = 1.0
 CLOCK_TOLERANCE_MS = 500
 MAX_WAIT_S = 60.0
+LOOK_AGAIN_S = 5.0  # at a pool that is not there, or over a time without trust
 
 
 class Recovery:
@@ -37,7 +38,9 @@ class Recovery:
         self._clock = clock or Clock()
         self._trust_from_s: dict[str, float] = {}
         self._seen: dict[str, tuple[int, float]] = {}
-        self._suspects: dict[tuple[str, str], int] = {}
+        # By pool: whose lease had ended, at which lease end, and when we saw that first.
+        self._suspects: dict[str, dict[str, tuple[int, float]]] = {}
+        self._connects = 0
         self._log = logger()
 
     def run_once(self) -> float:
@@ -60,22 +63,41 @@ class Recovery:
     def _look(self, pool: str) -> float:
         asked_s = self._clock.monotonic_s()
         leases = self._inspector.leases(pool)
+        if self._connects != self._inspector.connection.connects:
+            self._connects = self._inspector.connection.connects
+            self.distrust()  # the server was away, or is another one, while nothing was asked
+        if not leases.lease_ms:  # the pool is not there, or not yet
+            self._seen.pop(pool, None)
+            return LOOK_AGAIN_S
         trusted_in_s = self._trusted_in_s(pool, leases, asked_s)
+        before, self._suspects[pool] = self._suspects.get(pool, {}), {}
         waits_s = [max(0.05, leases.lease_ms / 1000)]
         for holder, end_ms in leases.ends:
-            if end_ms == 0:  # displaced, or recovery of it was interrupted
-                self._recover(pool, holder)
-            elif end_ms > leases.now_ms:
+            if end_ms > leases.now_ms:
                 waits_s.append((end_ms - leases.now_ms) / 1000 + 0.01)
                 break  # they come by lease end
+            if end_ms == 0:  # displaced, or recovery of it was interrupted
+                waits_s.append(self._recover(pool, holder))
             elif trusted_in_s > 0:
-                waits_s.append(trusted_in_s)
-            elif self._suspects.get((pool, holder)) == end_ms:
-                self._recover(pool, holder)
+                waits_s.append(min(trusted_in_s, LOOK_AGAIN_S))
             else:
-                self._suspects[pool, holder] = end_ms
-                waits_s.append(SECOND_LOOK_S)
+                waits_s.append(self._suspect(pool, holder, end_ms, before.get(holder)))
         return min(waits_s)
+
+    def _suspect(
+        self, pool: str, holder: str, end_ms: int, before: tuple[int, float] | None
+    ) -> float:
+        """Recover a holder whose lease had ended a while ago already; return when to look again."""
+        now_s = self._clock.monotonic_s()
+        if before is None or before[0] != end_ms:
+            # A server that takes no writes, such as a demoted one, took no renewals either.
+            # The key has no TTL, so nothing changes.
+            key = self._store.keys(pool)["pool"]
+            self._store.connection.read(lambda client: client.persist(key))
+            before = (end_ms, now_s)
+        self._suspects[pool][holder] = before
+        left_s = before[1] + SECOND_LOOK_S - now_s
+        return left_s if left_s > 0 else self._recover(pool, holder)
 
     def _trusted_in_s(self, pool: str, leases: Leases, asked_s: float) -> float:
         now_s = self._clock.monotonic_s()
@@ -93,8 +115,9 @@ class Recovery:
             self._log.debug("leases-renewed", pool=pool, reason=strange)
         return self._trust_from_s[pool] - now_s
 
-    def _recover(self, pool: str, holder: str) -> None:
-        self._suspects.pop((pool, holder), None)
+    def _recover(self, pool: str, holder: str) -> float:
+        """Take back what a holder had; return 0, as there may be more holders than were shown."""
+        self._suspects[pool].pop(holder, None)
         answer = self._store.recover_all(pool, holder)
         if answer.requeued or answer.dead or answer.word == "recovered":
             self._log.warning(
@@ -104,3 +127,4 @@ class Recovery:
                 requeued=answer.requeued,
                 dead_lettered=answer.dead,
             )
+        return 0.0

@@ -33,7 +33,7 @@ class Runnable(Protocol):
         """End what was started."""
 
     def check(self) -> None:
-        """Raise what ended it for good."""
+        """Raise what ended it for good; called every half second."""
 
 
 class Service:
@@ -43,9 +43,14 @@ class Service:
         self._log = logger()
         self._stop = threading.Event()
         self._wakeup = threading.Event()
+        self._new_pool = threading.Event()
         self._hints: queue.SimpleQueue[Hint | None] = queue.SimpleQueue()
-        store, inspector = _doors(url, settings)
-        self._dispatcher = Dispatcher(store, inspector, pools=pools, sweep_s=settings.sweep_s)
+        self._dispatcher = Dispatcher(
+            *_doors(url, settings),
+            pools=pools,
+            sweep_s=settings.sweep_s,
+            on_new_pool=self._new_pool.set,
+        )
         self._recovery = Recovery(*_doors(url, settings), pools=self._dispatcher.pools)
         # Waits for messages without end, so without a read timeout; keepalive notices a dead peer.
         self._listener = Inspector(Connection.open(url, read_timeout_s=None), settings.key_prefix)
@@ -65,6 +70,7 @@ class Service:
         """End the loops; a step in flight is left to Redis, all of them may be cut anywhere."""
         self._stop.set()
         self._wakeup.set()
+        self._new_pool.set()
         self._subscription.close()
         for thread in self._threads:
             thread.join(STOP_WITHIN_S / len(self._threads))
@@ -75,14 +81,20 @@ class Service:
             raise self._failure
 
     def _listen(self) -> None:
-        def listen() -> None:
-            for message in self._subscription.messages():
-                hint = self._listener.hint(*message) if message else None
-                if message is None or hint:
-                    self._hints.put(hint)
-                    self._wakeup.set()
+        messages = self._subscription.messages()
 
-        self._until_stopped(listen)
+        def listen() -> None:
+            message = next(messages)
+            hint = self._listener.hint(*message) if message else None
+            if message is None or hint:
+                self._hints.put(hint)
+                self._wakeup.set()
+
+        def subscribe_again() -> None:
+            nonlocal messages
+            messages = self._subscription.messages()
+
+        self._until_stopped(listen, after_outage=subscribe_again)
 
     def _dispatch(self) -> None:
         def dispatch() -> None:
@@ -98,7 +110,11 @@ class Service:
         self._until_stopped(dispatch, after_outage=lambda: self._hints.put(None))
 
     def _recover(self) -> None:
-        self._until_stopped(lambda: self._stop.wait(self._recovery.run_once()))
+        def recover() -> None:
+            self._new_pool.clear()
+            self._new_pool.wait(self._recovery.run_once())
+
+        self._until_stopped(recover)
 
     def _until_stopped(
         self, step: Callable[[], object], *, after_outage: Callable[[], None] | None = None
@@ -128,27 +144,26 @@ class Service:
                 return
 
 
-def run_until_signal(service: Runnable, *, watch: Callable[[], None] | None = None) -> int:
-    """Run a service until SIGTERM, Ctrl-C or a failure; return the exit code.
-
-    `watch` is called every half second, and may raise to end the service.
-    """
+def run_until_signal(service: Runnable) -> int:
+    """Run a service until SIGTERM, Ctrl-C or a failure; return the exit code."""
     log = logger()
     with _signals() as received:
         service.start()
         log.info("started", pid=os.getpid())
         try:
-            while True:
-                try:
-                    name = received.get(timeout=0.5)
-                    log.info("stopping", reason=name)
-                    return 0
-                except queue.Empty:
-                    service.check()
-                    if watch:
-                        watch()
+            while (name := _next_signal(received)) is None:
+                service.check()
+            log.info("stopping", reason=name)
+            return 0
         finally:
             service.stop()
+
+
+def _next_signal(received: "queue.SimpleQueue[str]") -> str | None:
+    try:
+        return received.get(timeout=0.5)
+    except queue.Empty:
+        return None
 
 
 @contextmanager

@@ -36,7 +36,7 @@ from dispatcher.records import (
     Submission,
     Word,
 )
-from dispatcher.scripts import Value, load
+from dispatcher.scripts import Value, load, names
 
 DISPATCH_RUNS = 100
 DISPATCH_BYTES = 4_194_304
@@ -268,6 +268,17 @@ class Store:
             return None
         name = popped[0].decode()
         return "" if name == lists[0] else decode(name.removeprefix(keys["wake"]))
+
+    def warm_up(self) -> None:
+        """Load all scripts, so that the first run does not wait for that; not needed, only fast."""
+
+        def load_all(client: Any) -> None:
+            pipeline = client.pipeline(transaction=False)
+            for name in names():
+                pipeline.script_load(load(name).source)
+            pipeline.execute()
+
+        self.connection.read(load_all)
 
     def nudge(self, pool: str, holder: str) -> None:
         """Make a worker that is blocked look at its slots; at most one element is kept."""

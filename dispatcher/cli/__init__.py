@@ -1,6 +1,7 @@
 """The `dispatcher` command: one group; a command's module is loaded when it is asked for."""
 
 import sys
+from io import TextIOWrapper
 
 import click
 
@@ -8,14 +9,14 @@ from dispatcher import __version__
 from dispatcher.cli.group import LazyGroup
 
 COMMANDS = {
-    "run": "dispatcher.cli.run:run",
-    "dev": "dispatcher.cli.dev:dev",
-    "submit": "dispatcher.cli.submit:submit",
-    "pool": "dispatcher.cli.pools:pool",
-    "queue": "dispatcher.cli.queues:queue",
-    "flow-run": "dispatcher.cli.flow_runs:flow_run",
-    "worker": "dispatcher.cli.workers:worker",
-    "settings": "dispatcher.cli.settings:settings",
+    "run": "dispatcher.cli.run",
+    "dev": "dispatcher.cli.dev",
+    "submit": "dispatcher.cli.submit",
+    "pool": "dispatcher.cli.pools",
+    "queue": "dispatcher.cli.queues",
+    "flow-run": "dispatcher.cli.flow_runs",
+    "worker": "dispatcher.cli.workers",
+    "settings": "dispatcher.cli.settings",
 }
 
 cli = LazyGroup(
@@ -30,4 +31,6 @@ def main() -> None:
     """Run the command line; errors are one line, their exit code is 1, or 2 for wrong usage."""
     if sys.platform == "win32":
         sys.exit("error: dispatcher runs on Linux and macOS; on Windows use WSL 2")
+    if isinstance(sys.stdout, TextIOWrapper):  # a terminal may not know every letter
+        sys.stdout.reconfigure(errors="backslashreplace")
     cli(prog_name="dispatcher")

@@ -16,7 +16,8 @@ PAUSE_S = 1.0  # before a restart, twice as long each time
 MOST_PAUSE_S = 30.0
 STEADY_S = 60.0  # who lived that long begins anew
 GUARD_GRACE_S = 5.0  # after our own end there is no server left to report to
-DRAIN_S = 40.0  # a worker drains for 30 s, then gives back what is left
+GRACE_S = 30.0  # for what runs when we end; then the worker gives it back
+KILL_AFTER_S = GRACE_S + 10.0
 
 
 class WorkerProcess:
@@ -32,7 +33,8 @@ class WorkerProcess:
         clock: Clock | None = None,
     ) -> None:
         # -P: a folder called `consumers` where we were started is not ours.
-        self._command = [sys.executable, "-P", "-m", "consumers", "run", *arguments]
+        command = [sys.executable, "-P", "-m", "consumers", "run", "--grace", str(GRACE_S)]
+        self._command = [*command, *arguments]
         self._env = worker_environment(url, settings)
         self._guardian = guardian
         self._clock = clock or Clock()
@@ -80,9 +82,9 @@ class WorkerProcess:
         }
         try:
             _terminate(process)
-            process.wait(DRAIN_S)
+            process.wait(KILL_AFTER_S)
         except subprocess.TimeoutExpired:
-            self._log.warning("worker-killed", waited_s=DRAIN_S)
+            self._log.warning("worker-killed", waited_s=KILL_AFTER_S)
             with suppress(ProcessLookupError, PermissionError):  # it ended just now
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()

@@ -40,22 +40,22 @@ class Group(click.Group):
 
 
 class LazyGroup(Group):
-    """The outermost group: finds commands by `module:name`, and says errors in one line."""
+    """The outermost group: loads each command from its module, and says errors in one line."""
 
-    def __init__(self, name: str, commands: Mapping[str, str], **options: Any) -> None:
+    def __init__(self, name: str, modules: Mapping[str, str], **options: Any) -> None:
         super().__init__(name, **options)
-        self._found_at = commands
+        self._modules = modules
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, as they were given."""
-        return list(self._found_at)
+        return list(self._modules)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Load the module of a command; None when there is no such command."""
-        if cmd_name not in self._found_at:
+        if cmd_name not in self._modules:
             return None
-        module, _, attribute = self._found_at[cmd_name].partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
+        module = import_module(self._modules[cmd_name])
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -65,13 +65,10 @@ class Receipts:
     def _refusal(self, where: str, error: DispatcherError) -> str:
         if not self._as_json:
             return clean(f"refused {where} {error}")
-        is_field = isinstance(error, InvalidRun) and error.path
-        fields = {
-            "result": "refused",
-            "where": where,
-            "field": error.path if isinstance(error, InvalidRun) and is_field else None,
-            "reason": error.problem if isinstance(error, InvalidRun) else str(error),
-        }
+        field, reason = None, str(error)
+        if isinstance(error, InvalidRun):
+            field, reason = error.path or None, error.problem
+        fields = {"result": "refused", "where": where, "field": field, "reason": reason}
         return json.dumps(fields)
 
 
@@ -98,6 +95,17 @@ class Feed:
 
         Raises what ended it early: RedisUnavailable, or BrokenPipeError.
         """
+        try:
+            with self._screen:
+                self._feed(elements, target, due_ms)
+        finally:
+            closed = isinstance(self._failure, BrokenPipeError)
+            stopped = "; stopped: nobody reads the results" if closed else ""
+            click.echo(self._receipts.counts() + stopped, err=True)
+        if self._failure:
+            raise self._failure
+
+    def _feed(self, elements: Iterable[Element], target: Target, due_ms: int | None) -> None:
         offers = self._offers(iter(elements))
         try:
             for answer in self._producer.offer_many(offers, target=target, due_ms=due_ms):
@@ -109,11 +117,6 @@ class Feed:
             self._failure = _told(error, self._unanswered[0] if self._unanswered else "the end")
         finally:
             self._flush()
-            closed = isinstance(self._failure, BrokenPipeError)
-            stopped = "; stopped: nobody reads the results" if closed else ""
-            click.echo(self._receipts.counts() + stopped, err=True)
-        if self._failure:
-            raise self._failure
 
     def _offers(self, elements: Iterator[Element]) -> Iterator[Offer | DispatcherError]:
         while True:

@@ -72,9 +72,8 @@ def submit(
         check_target(session, pool, queue, create=create)
         due_ms = None if at is None else parse_when(at, session.inspector.server_time_ms())
         elements = _elements(session, source, due_ms, **described)
-        with Screen(source) as screen:
-            feed = Feed(session.producer(), receipts, screen, new_id=new_id)
-            feed.run(elements, target=Target(pool, queue, create), due_ms=due_ms)
+        feed = Feed(session.producer(), receipts, Screen(source), new_id=new_id)
+        feed.run(elements, target=Target(pool, queue, create), due_ms=due_ms)
     completed = not wait or _follow(session, receipts)
     sys.exit(0 if completed and not receipts.refused else 1)
 
