@@ -7,6 +7,7 @@ an atomic step; steps are repeatable as they are, and `Connection.call` repeats 
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -29,6 +30,14 @@ CONNECT_TIMEOUT_S = 5.0
 _SCHEMES = ("redis", "rediss", "unix")
 # What a server says while it cannot serve: it may be another one by the next attempt.
 _PASSING = ("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "MISCONF")
+# redis-py takes the word off the text of those that it knows.
+_PASSING_ERRORS = (
+    redis.ReadOnlyError,
+    redis.BusyLoadingError,
+    redis.exceptions.MasterDownError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.TryAgainError,
+)
 _REFUSING = ("NOAUTH", "WRONGPASS", "NOPERM", "DENIED", "ERR AUTH", "ERR invalid password")
 T = TypeVar("T")
 
@@ -102,7 +111,7 @@ def translated(error: Exception, where: str) -> DispatcherError:
     refused = isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError)
     if refused or text.startswith(_REFUSING):
         return RedisRefused(f"Redis at {where} refused us: {text}; check user, password and ACL")
-    if text.startswith(_PASSING) or isinstance(error, redis.ReadOnlyError | redis.BusyLoadingError):
+    if text.startswith(_PASSING) or isinstance(error, _PASSING_ERRORS):
         return RedisUnavailable(f"Redis at {where} cannot serve now: {text}")
     if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
         return RedisUnavailable(f"Redis at {where} cannot be reached: {text or 'no answer'}")
@@ -204,16 +213,23 @@ class Connection:
             return self.client.execute_command(*command)
 
     def _evaluate_many(self, calls: Sequence[Call]) -> list[Any]:
+        # A round trip for each kind of step in a row: if the server forgot only some scripts, a
+        # mixed batch would do the others first, and so out of order.
+        answers: list[Any] = []
+        for _, same in groupby(calls, key=lambda call: call.script.name):
+            answers += self._evaluate_same(list(same))
+        return [self._judged(answer) for answer in answers]
+
+    def _evaluate_same(self, calls: Sequence[Call]) -> list[Any]:
         answers = self._send(calls)
         missing = [
             i for i, a in enumerate(answers) if isinstance(a, redis.exceptions.NoScriptError)
         ]
         if missing:
-            for script in {calls[i].script for i in missing}:
-                self.client.script_load(script.source)
+            self.client.script_load(calls[0].script.source)
             for i, answer in zip(missing, self._send([calls[i] for i in missing]), strict=True):
                 answers[i] = answer
-        return [self._judged(answer) for answer in answers]
+        return answers
 
     def _send(self, calls: Iterable[Call]) -> list[Any]:
         pipeline = self.client.pipeline(transaction=False)

@@ -324,7 +324,7 @@ def _holder(holder: str, pool: str, fields: dict[str, str], held: int, lease_end
         host=fields.get("host", ""),
         pid=int(fields.get("pid", 0)),
         type=fields.get("type", ""),
-        queues=tuple(decode(queue) for queue in fields.get("queues", "").split()),
+        queues=tuple(decode(queue) for queue in fields.get("queues", "").split(" ") if queue),
         slots=int(fields.get("slots", 0)),
         held=held,
         lease_end_ms=lease_end_ms,

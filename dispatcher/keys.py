@@ -40,7 +40,8 @@ TABLE = (
         "queue",
         "{p}:queue:<q>",
         "hash",
-        "id, delivery settings, bytes not yet claimed, what blocked the last dispatch",
+        "id, delivery settings, bytes not yet claimed and the largest of them, "
+        "what blocked the last dispatch",
         "with the queue",
     ),
     Key(

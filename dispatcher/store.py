@@ -12,6 +12,7 @@ from dispatcher.connection import Call, Connection
 from dispatcher.errors import (
     AlreadyExists,
     DispatcherError,
+    InvalidInput,
     PoolNotFound,
     QueueNotFound,
     RedisRefused,
@@ -83,9 +84,12 @@ class Store:
     def create_queue(self, queue: Queue, *, priority: int | None = None) -> None:
         """Create a queue; `priority` None puts it after all others.
 
-        Raises InvalidName, NotFound for the pool, AlreadyExists for the queue.
+        Raises InvalidName, InvalidInput for a priority below 1, NotFound for the pool,
+        AlreadyExists for the queue.
         """
         check_name("queue", queue.name)
+        if priority is not None and priority < 1:
+            raise InvalidInput(f"priority {priority} is below 1, the highest")
         fields: list[Value] = ["max_unclaimed", queue.max_unclaimed]
         fields += ["max_deliveries", queue.max_deliveries]
         word = Word(
@@ -281,9 +285,10 @@ class Store:
         self.connection.read(load_all)
 
     def nudge(self, pool: str, holder: str) -> None:
-        """Make a worker that is blocked look at its slots; at most one element is kept."""
-        inbox = self.keys(pool)["inbox"] + holder
-        self.connection.read(lambda c: c.llen(inbox) or c.lpush(inbox, "1"))
+        """Make a worker that is blocked look at its slots; nothing when it is not registered."""
+        keys = self.keys(pool)
+        inbox, known = keys["inbox"] + holder, keys["holder"] + holder
+        self.connection.read(lambda c: c.exists(known) and not c.llen(inbox) and c.lpush(inbox, 1))
 
     def keys(self, pool: str) -> PoolKeys:
         """Return the keys of a pool."""
