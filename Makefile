@@ -33,7 +33,7 @@ test: setup ## all tests; the real server is the embedded one, and redis-server 
 	$(BIN)/pytest
 
 run: .venv/run ## a dispatcher, a worker and one run, on this machine, until Ctrl-C
-	$(BIN)/dispatcher dev --submit examples/hello.json --at +2s
+	$(BIN)/dispatcher dev --submit examples/hello.json --at +2s --new-id
 
 bench: setup ## measurements side by side in one run, on a real server
 	$(BIN)/python -m bench

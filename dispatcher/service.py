@@ -18,7 +18,7 @@ from dispatcher.recovery import Recovery
 from dispatcher.settings import Settings
 from dispatcher.store import Store
 
-STOP_WITHIN_S = 0.8
+STOP_WITHIN_S = 0.5
 RETRY_FIRST_S = 0.05
 RETRY_MOST_S = 0.5
 

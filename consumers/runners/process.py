@@ -5,12 +5,15 @@ does when the worker was killed, or frozen for longer than its lease.
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +25,18 @@ LINE_BYTES = 8_192
 STOP_GRACE_S = 5.0
 OUTPUT_GRACE_S = 1.0
 _OURS = ("DISPATCHER_", "CONSUMERS_")
+# A child begins when the guardian knows of it: a worker killed between the two would leave it
+# unguarded. So it begins as a gate, which ends when its input does and becomes the command on a
+# line. Some shells drop variables whose names they cannot spell; then the gate is a Python.
+_GATE = ("/bin/sh", "-c", 'read -r _ && exec "$@" </dev/null', "consumers")
+_SLOW_GATE = (
+    *(sys.executable, "-I", "-S", "-c"),
+    "import os, sys\n"
+    "if os.read(0, 1):\n"
+    "    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)\n"
+    "    os.execv(sys.argv[1], sys.argv[1:])",
+)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
 class ProcessRunner:
@@ -58,7 +73,8 @@ class ProcessRunner:
         except InvalidRun as error:
             return Outcome("CRASHED", "Crashed", str(error))
         except OSError as error:
-            return Outcome("CRASHED", "Crashed", f"cannot start {job.command[0]!r}: {error}")
+            reason = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+            return Outcome("CRASHED", "Crashed", f"cannot start {job.command[0]!r}: {reason}")
         else:
             return self._follow(child, job, claim, stop)
         finally:
@@ -91,16 +107,20 @@ class ProcessRunner:
     def _spawn(
         self, job: ProcessJob, working_dir: Path, env: Mapping[str, str]
     ) -> "subprocess.Popen[bytes]":
+        gate = _GATE if all(map(_NAME.fullmatch, env)) else _SLOW_GATE
         child = subprocess.Popen(
-            job.command,
+            [*gate, _program(job.command[0], working_dir, env), *job.command[1:]],
             cwd=working_dir,
             env=env,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        self._guardian.add(child.pid, grace_s=self._stop_grace_s)
+        assert child.stdin is not None
+        with suppress(BrokenPipeError), child.stdin:  # broken: it was ended already
+            self._guardian.add(child.pid, grace_s=self._stop_grace_s)
+            child.stdin.write(b"\n")
         return child
 
     def _follow(
@@ -164,6 +184,17 @@ class _Output:
 
     def _say(self, line: bytes) -> None:
         self._log.info("output", line=line[:LINE_BYTES].decode(errors="replace").rstrip("\r"))
+
+
+def _program(name: str, working_dir: Path, env: Mapping[str, str]) -> str:
+    """Return what to execute for a command's first word; OSError when there is nothing."""
+    if "/" in name:
+        found = shutil.which(working_dir / name)
+    else:
+        found = shutil.which(name, path=env.get("PATH", os.defpath))
+    if found is None:
+        raise OSError("no such program" if "/" in name else "no such program on its PATH")
+    return found
 
 
 def _outcome(code: int, output: bytes) -> Outcome:
