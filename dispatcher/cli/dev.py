@@ -4,6 +4,7 @@ import sys
 import threading
 from contextlib import closing
 from itertools import takewhile
+from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
@@ -151,13 +152,18 @@ class Feeding:
 
 
 def _announce(server: EmbeddedServer, settings: Settings) -> None:
-    click.echo(f"data in {server.state_dir}, what the server writes in {server.log_path}", err=True)
+    click.echo(f"data and the server's log are in {_short(server.state_dir)}", err=True)
     click.echo(f"reached at {server.url}", err=True)
     if settings.redis_url or settings.redis_url_file:
         text = "warning: DISPATCHER_REDIS_URL is set: other commands go there, not to this server"
     else:
         text = "other commands of yours find it by themselves; Ctrl-C ends it, its data stays"
     click.echo(text, err=True)
+
+
+def _short(path: Path) -> str:
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def _prepare_pool(url: str, settings: Settings) -> bool:
