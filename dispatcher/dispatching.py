@@ -17,30 +17,36 @@ from dispatcher.store import Store
 
 QUEUES_PER_CALL = 100
 POOL_NAMES_EVERY_S = 60.0
+SAMPLES_S = 10.0  # how long a sample of the server's clock is good: clocks drift apart
+STEP_MS = 50.0
 
 
 class ServerTime:
     """An estimate of the server's clock from its answers, so that waiting sends no command.
 
-    An answer's time is rounded down and already old when it arrives, so the latest of several
-    estimates is the best one; one that proves too late is forgotten.
+    A sample is the server's time less our own time when we asked: too high by as long as the
+    question took to arrive, so the lowest of the last ones is the best. What is sent when that
+    one says "due" arrives when it is due. If it was ever too early, the answer is a lower sample.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._offset_ms: float | None = None
+        self._samples: deque[tuple[float, float]] = deque()  # each lower than those behind it
 
-    def learn(self, server_ms: int, *, afresh: bool = False) -> None:
-        """Take in the time of an answer; `afresh` forgets what was known before."""
-        offset_ms = server_ms - self._clock.monotonic_s() * 1000
-        if afresh or self._offset_ms is None or offset_ms > self._offset_ms:
-            self._offset_ms = offset_ms
+    def learn(self, server_us: int, *, asked_s: float) -> None:
+        """Take in the time of an answer to a question that was sent at `asked_s` (monotonic)."""
+        offset_ms = server_us / 1000 - asked_s * 1000
+        if self._samples and offset_ms > self._samples[0][1] + STEP_MS:
+            self._samples.clear()  # its clock was set forward, or the question was long under way
+        while self._samples and self._samples[0][0] < asked_s - SAMPLES_S:
+            self._samples.popleft()
+        while self._samples and self._samples[-1][1] >= offset_ms:
+            self._samples.pop()
+        self._samples.append((asked_s, offset_ms))
 
     def now_ms(self) -> float:
         """Return the server's time; 0 when nothing is known yet."""
-        if self._offset_ms is None:
-            return 0.0
-        return self._clock.monotonic_s() * 1000 + self._offset_ms
+        return self._clock.monotonic_s() * 1000 + self._samples[0][1] if self._samples else 0.0
 
 
 class Dispatcher:
@@ -141,25 +147,24 @@ class Dispatcher:
         todo = list(queues)
         while todo:
             batch, todo = todo[:QUEUES_PER_CALL], todo[QUEUES_PER_CALL:]
+            asked_s = self._clock.monotonic_s()
             try:
                 answer = self._store.dispatch(pool, batch)
             except NotFound:
                 self._forget(pool)
                 return
+            self._time.learn(answer.now_us, asked_s=asked_s)
             self._note(pool, batch, answer)
             todo += answer.more
 
     def _note(self, pool: str, batch: Sequence[str], answer: Dispatched) -> None:
-        # Nothing was due although we thought so: our idea of the server's time was ahead.
-        early = not answer.moved and self._time.now_ms() > answer.now_ms + 1
-        self._time.learn(answer.now_ms, afresh=early)
         for queue in batch:
             due_ms = answer.next_due_ms.get(queue)
             self._due_ms.pop((pool, queue), None)
             if due_ms is not None and queue not in answer.more:
                 self._due_ms[pool, queue] = due_ms
         for moved in answer.moved:
-            self._log_moved(pool, moved, answer.now_ms)
+            self._log_moved(pool, moved, answer.now_us // 1000)
 
     def _log_moved(self, pool: str, moved: Moved, now_ms: int) -> None:
         late_ms = now_ms - moved.due_ms

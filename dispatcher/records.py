@@ -83,7 +83,7 @@ class Moved:
 class Dispatched:
     """What one dispatch did: queues with more, and `next_due_ms` by queue, None for nothing."""
 
-    now_ms: int
+    now_us: int
     moved: list[Moved] = field(default_factory=list)
     more: list[str] = field(default_factory=list)
     next_due_ms: dict[str, int | None] = field(default_factory=dict)

@@ -149,9 +149,9 @@ class Store:
         """Move due runs of these queues into their streams; raises NotFound for the pool."""
         tail = [encode(queue) for queue in queues]
         args = {"version": DATA_VERSION, "limit": limit, "max_bytes": max_bytes}
-        word, now_ms, *rows = self.connection.call(self._call("dispatch", pool, tail, **args))
-        _check_pool(word, pool, now_ms)
-        answer = Dispatched(now_ms=int(now_ms))
+        word, now_us, *rows = self.connection.call(self._call("dispatch", pool, tail, **args))
+        _check_pool(word, pool, now_us)
+        answer = Dispatched(now_us=int(now_us))
         for encoded, more, next_due_ms, moved in rows:
             queue = decode(encoded.decode())
             pairs = zip(moved[::2], moved[1::2], strict=True)

@@ -14,16 +14,17 @@
 -- ARGV[3]  limit         most runs moved in this call
 -- ARGV[4]  max_bytes     most payload moved in this call, beyond its first run
 -- ARGV[5...]  queues     encoded names
--- Returns  {word, now_ms, {queue, more, next_due_ms, {run, due_ms, …}}, …}: dispatched | no_pool | newer; next_due_ms is empty when nothing is scheduled or the stream is full
+-- Returns  {word, now_us, {queue, more, next_due_ms, {run, due_ms, …}}, …}: dispatched | no_pool | newer; next_due_ms is empty when nothing is scheduled or the stream is full
 -- Uses     now, event, fetch, nudge, unclaimed_entries
 local keys = { pool = KEYS[1], queues = KEYS[2], queue = KEYS[3], scheduled = KEYS[4],
     stream = KEYS[5], ready = KEYS[6], wake = KEYS[7], run = KEYS[8], events = KEYS[9] }
-local at_ms, known_version = now(ARGV[1]), tonumber(ARGV[2])
+local known_version = tonumber(ARGV[2])
 local runs_left, bytes_left = tonumber(ARGV[3]), tonumber(ARGV[4])
+local at_ms, at_us = now(ARGV[1])
 
 local version = redis.call("HGET", keys.pool, "version")
 if not version then
-    return { "no_pool", at_ms }
+    return { "no_pool", at_us }
 elseif tonumber(version) > known_version then
     return { "newer", version }
 end
@@ -88,7 +89,7 @@ local function dispatch(queue)
     return { queue, more, next_due_ms, moved }
 end
 
-local answer = { "dispatched", at_ms }
+local answer = { "dispatched", at_us }
 for i = 5, #ARGV do
     if redis.call("ZSCORE", keys.queues, ARGV[i]) then
         answer[#answer + 1] = dispatch(ARGV[i])
