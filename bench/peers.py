@@ -8,8 +8,8 @@ from typing import Any
 from uuid import uuid4
 
 from bench.fixture import POOL, PREFIX, payload
-from consumers.runners import Stop
 from consumers.doors import Doors
+from consumers.runners import Stop
 from consumers.worker import Worker
 from dispatcher import (
     Claim,

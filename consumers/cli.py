@@ -30,6 +30,7 @@ from dispatcher import (
 )
 
 READ_TIMEOUT_S = 10.0
+RELEASE_S = 7.0  # children have 5 s between SIGTERM and SIGKILL
 
 
 @click.group(context_settings={"auto_envvar_prefix": "CONSUMERS", "show_default": True})
@@ -188,4 +189,4 @@ def _drain(worker: Worker, received: "queue.SimpleQueue[str]", grace_s: float) -
         if worker.wait_idle(0.1):
             return
     worker.release_all()
-    worker.wait_idle(30.0)
+    worker.wait_idle(RELEASE_S)

@@ -73,11 +73,13 @@ class Reporter:
         # The last report of the batch wakes a claim loop that waits for a slot.
         nudge, last = self._slots.someone_waits(), len(batch) - 1
         todo = [(*item, _report(*item, nudge=nudge and i == last)) for i, item in enumerate(batch)]
+        repeated = False
         while todo and not self._stop.is_set():
             try:
                 answers = self._store.report_many(self._pool, [report for _, _, report in todo])
             except RedisUnavailable as error:
                 self._log.debug("report-delayed", runs=len(todo), reason=str(error))
+                repeated = True
                 self._stop.wait(RETRY_S)
                 continue
             failed = []
@@ -87,13 +89,16 @@ class Reporter:
                     run_id = item[0].claim.run_id
                     self._log.error("report-refused", run=run_id, reason=str(answer))
                 else:
-                    self._slots.remove(item[0].claim.token)
+                    self._slots.remove(item[0].claim)
                     self._tell(item[0], item[1], answer)
             todo = failed
+            repeated = repeated or bool(failed)
             if failed:
                 self._stop.wait(RETRY_S)
-        if not nudge and self._slots.someone_waits():
-            self._wake()  # it began to wait when the reports were already on their way
+        if (not nudge or repeated) and self._slots.someone_waits():
+            # It began to wait when the reports were already on their way, or again after a nudge
+            # whose answer was lost: the repeated report did not nudge once more.
+            self._wake()
 
     def _tell(self, active: Active, what: Outcome | str, answer: Word) -> None:
         claim = active.claim

@@ -18,11 +18,15 @@ class Active:
 
 
 class Slots:
-    """At most `limit` active runs, found by fencing token."""
+    """At most `limit` active runs.
+
+    A run is told from an earlier claim of the same run by its token, and tokens are told apart by
+    run: entries of two streams may have the same id.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._active: dict[str, Active] = {}
+        self._active: dict[tuple[str, str], Active] = {}
         self._changed = threading.Condition()
         self._waiting_for_one = False
 
@@ -39,15 +43,16 @@ class Slots:
     def add(self, claim: Claim) -> Active | None:
         """Take in a claimed run; None when it is here already (a repeated answer)."""
         with self._changed:
-            if claim.token in self._active:
+            key = (claim.run_id, claim.token)
+            if key in self._active:
                 return None
-            active = self._active[claim.token] = Active(claim)
+            active = self._active[key] = Active(claim)
             return active
 
-    def remove(self, token: str) -> None:
+    def remove(self, claim: Claim) -> None:
         """Give a slot back."""
         with self._changed:
-            self._active.pop(token, None)
+            self._active.pop((claim.run_id, claim.token), None)
             self._changed.notify_all()
 
     def all(self) -> list[Active]:
@@ -60,8 +65,8 @@ class Slots:
         for active in self.all():
             active.stop.request(reason)
 
-    def wait_empty(self, timeout_s: float) -> bool:
-        """Wait until no run is active; False when the time is over first."""
+    def wait_empty(self, timeout_s: float | None = None) -> bool:
+        """Wait until no run is active; False when the time is over first, None has no end."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._active, timeout_s)
 

@@ -10,7 +10,6 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 from uuid import uuid4
@@ -63,12 +62,9 @@ class Worker:
         kind: str = "process",
         clock: Clock | None = None,
     ) -> None:
-        self._doors = doors
-        self._runner = runner
-        self._pool = pool
-        self._name = name
+        self._doors, self._runner = doors, runner
+        self._pool, self._name, self._kind = pool, name, kind
         self._queues = tuple(queues)
-        self._kind = kind
         self._clock = clock or Clock()
         self._slots = Slots(limit)
         self._executor = ThreadPoolExecutor(limit, thread_name_prefix="run")
@@ -76,10 +72,8 @@ class Worker:
         self._number = 0
         self._served: list[str] = []
         self._served_version, self._queues_version = -1, 0
-        self._draining = threading.Event()
-        self._ending = threading.Event()
-        self._lost = threading.Event()
-        self._compare = threading.Event()
+        self._draining, self._ending = threading.Event(), threading.Event()
+        self._lost, self._compare = threading.Event(), threading.Event()
         self._renewing = threading.Lock()
         self._progress_s = self._clock.monotonic_s()
         self._log = logger(pool=pool, worker=name)
@@ -94,9 +88,9 @@ class Worker:
         )
         self.failure: DispatcherError | None = None
         self.ended = threading.Event()
+        duties = {"claims": self._live, "renewer": self._renew_for_ever}
         self._threads = [
-            threading.Thread(target=self._live, name="claims", daemon=True),
-            threading.Thread(target=self._renew_for_ever, name="renewer", daemon=True),
+            threading.Thread(target=duty, name=name, daemon=True) for name, duty in duties.items()
         ]
 
     def start(self) -> None:
@@ -148,6 +142,10 @@ class Worker:
         except DispatcherError as error:
             self.failure = error
             self._slots.stop_all(LOST)
+        except Exception as error:  # noqa: BLE001  a fault of ours must not pass for an end
+            self._log.exception("claim-loop-failed")
+            self.failure = DispatcherError(f"the claim loop failed: {error!r}")
+            self._slots.stop_all(LOST)
         finally:
             self.ended.set()
 
@@ -171,7 +169,7 @@ class Worker:
         if self._lost.is_set() or self.failure:
             # Every child of the lost claims is gone before a new incarnation claims anything.
             self._slots.stop_all(LOST)
-            self._slots.wait_empty(float("inf"))
+            self._slots.wait_empty()
 
     def _register(self) -> Registered:
         registration = Registration(
@@ -231,7 +229,7 @@ class Worker:
                 self._log.info("started", queue=claim.queue, run=claim.run_id, late_ms=late_ms)
                 self._executor.submit(self._run, active)
             else:
-                self._slots.remove(claim.token)
+                self._slots.remove(claim)
                 self._log.warning("claim-lost", run=claim.run_id, reason="before its start")
         for word in words:
             if isinstance(word, DispatcherError):
@@ -284,11 +282,11 @@ class Worker:
             pause_s = min(RETRY_MOST_S, pause_s * 2)
 
     def _wake_up(self) -> None:
-        if self._me:
-            with suppress(RedisUnavailable):  # the claim loop then hears of the outage itself
+        try:
+            if self._me:
                 self._doors.reporting.nudge(self._pool, self._me.holder)
-
-    # One run.
+        except RedisUnavailable:
+            self._doors.claiming.connection.reset()  # the claim loop must not sit out its block
 
     def _run(self, active: Active) -> None:
         claim = active.claim
@@ -303,7 +301,7 @@ class Worker:
         active.took_ms = round((self._clock.monotonic_s() - began_s) * 1000)
         self._pulse.check()  # a child may have ended because we stood still
         if active.stop.reason == LOST:
-            self._slots.remove(claim.token)
+            self._slots.remove(claim)
             self._log.warning("claim-lost", run=claim.run_id, reason="its work was stopped")
         elif active.stop.reason:
             self._reporter.release(active, active.stop.reason)
@@ -373,16 +371,16 @@ class Worker:
         """Release what only Redis thinks we have, stop what only we think we have."""
         assert self._me
         self._compare.clear()
+        active = self._slots.all()  # before asking: what ends meanwhile is not unknown to us
         theirs = self._doors.inspector.claims(self._pool, self._me.holder)
-        ours = {active.claim.token: active for active in self._slots.all()}
-        for run_id, token in theirs.items():
-            if token not in ours:
-                release = Release(run_id, token, "its worker does not know it")
-                self._doors.claiming.report(self._pool, release)
-                self._log.warning("released", run=run_id, reason=release.reason)
-        for token, active in ours.items():
-            if token not in theirs.values() and not active.reporting:
-                active.stop.request(LOST)
+        ours = {(each.claim.run_id, each.claim.token) for each in active}
+        for run_id, token in theirs.items() - ours:
+            release = Release(run_id, token, "its worker does not know it")
+            self._doors.claiming.report(self._pool, release)
+            self._log.warning("released", run=run_id, reason=release.reason)
+        for each in active:
+            if theirs.get(each.claim.run_id) != each.claim.token and not each.reporting:
+                each.stop.request(LOST)
 
     def _leave(self) -> None:
         me = self._me

@@ -277,17 +277,19 @@ class Subscription:
                 self._pubsub.subscribe(*self._channels)
             if self._patterns:
                 self._pubsub.psubscribe(*self._patterns)
-            waiting = len(self._channels) + len(self._patterns)
-            while True:
-                kind, *_, where, what = self._pubsub.parse_response(block=True)
-                waiting -= kind in (b"subscribe", b"psubscribe")
-                if kind in (b"message", b"pmessage"):
-                    yield where.decode(), what.decode()
-                elif waiting == 0:
-                    yield None
+            yield from self._heard(len(self._channels) + len(self._patterns))
         except (redis.RedisError, OSError, AttributeError, ValueError) as error:
             # The last two: another thread closed the socket while this one was reading.
             raise translated(error, self._connection.where) from None
+
+    def _heard(self, unconfirmed: int) -> Iterator[tuple[str, str] | None]:
+        while True:
+            kind, *_, where, what = self._pubsub.parse_response(block=True)
+            unconfirmed -= kind in (b"subscribe", b"psubscribe")
+            if kind in (b"message", b"pmessage"):
+                yield where.decode(), what.decode()
+            elif unconfirmed == 0:
+                yield None
 
     def close(self) -> None:
         """End the connection; a thread that reads from it gets RedisUnavailable."""

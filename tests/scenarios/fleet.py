@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -156,6 +157,7 @@ class Scene:
     def create_queue(self, name: str) -> None:
         """Create a queue of the scene's pool."""
         self.store.create_queue(Queue(name=name, pool=POOL, id=str(uuid4()), priority=0))
+        self.producer = Producer(self.store, self.inspector)  # knows the queues it has read once
 
     def environment(self, **settings: str) -> dict[str, str]:
         """Return the environment of the scene's processes."""
@@ -273,6 +275,21 @@ class Scene:
         """Return the pool's events so far."""
         pages = self.inspector.events(POOL, "0", timeout_s=0.001)
         return [fields for _, fields in pages]
+
+    def commands_meanwhile(self, span_s: float) -> Counter[str]:
+        """Count what clients send in a span of time, by name; what scripts do does not count."""
+        seen: Counter[str] = Counter()
+        with self.server.client() as client, self.server.client() as watching:
+            client.ping()
+            with watching.monitor() as monitor:
+                until_s = self.clock.monotonic_s() + span_s
+                while self.clock.monotonic_s() < until_s:
+                    client.echo("tick")
+                    while "tick" not in (row := monitor.next_command())["command"]:
+                        if row["client_type"] != "lua":
+                            seen[row["command"].split()[0].upper()] += 1
+                    self.let_pass(0.05)
+        return seen
 
     def _start(self, arguments: Sequence[str], settings: Mapping[str, str]) -> Process:
         log = self.directory / f"{len(self._processes)}-{arguments[0]}.log"

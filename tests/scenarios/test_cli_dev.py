@@ -124,7 +124,8 @@ def test_hello_is_seen_from_its_submit_to_its_end(cli, start):
 
 def test_it_says_where_its_data_is_and_how_it_is_reached(cli, dev):
     told = "".join(dev().plain)
-    assert f"data in {default_state_dir()}, " in told
+    place = default_state_dir().relative_to(Path.home())
+    assert f"data and the server's log are in ~/{place}\n" in told
     assert f"reached at {find_running()}\n" in told
     assert [pool["name"] for pool in cli("pool", "ls", "--json").objects] == ["default"]
 

@@ -40,8 +40,8 @@ def test_another_worker_takes_a_frozen_workers_run_and_only_its_end_counts(scene
     second = scene.child(run_id, delivery=2)
     assert not process_state(first)
     a.thaw()
-    a.wait_said("lease-lost")
     a.wait_said("claim-lost", run=run_id)
+    assert a.wait_said("registered", times=2)[0]["holder"] == scene.run(run_id).deliveries[0].holder
     assert process_state(second)
     scene.let_go()
 

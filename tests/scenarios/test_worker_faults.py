@@ -1,0 +1,257 @@
+"""A worker inside the test process, on a real server, with faults between the two."""
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumers.doors import BLOCK_S, Doors
+from consumers.runners import Stop
+from consumers.worker import Worker
+from dispatcher import Claim, Connection, DispatcherError, Inspector, Outcome, Start, Store
+from dispatcher.connection import Call
+from dispatcher.errors import RedisRefused, RedisUnavailable
+from dispatcher.keys import GROUP
+from dispatcher.records import Registration, Word
+from tests.builders import a_submission
+from tests.probes import wait_until
+from tests.scenarios.fleet import PATIENCE_S, POOL, Scene
+from tests.servers import RealServer
+
+QUICK_MS = {"lease_ms": 3_000, "renew_ms": 100}
+
+
+class Recorder:
+    """A runner that notes what it ran; a run's payload may tell it to raise or to hold."""
+
+    def __init__(self) -> None:
+        self.ran: Counter[str] = Counter()
+        self.may_end = threading.Event()
+
+    def run(self, claim: Claim, stop: Stop) -> Outcome:
+        self.ran[claim.run_id] += 1
+        if claim.payload == b"raise":
+            raise RuntimeError("a fault of the runner")
+        if claim.payload == b"hold":
+            assert self.may_end.wait(PATIENCE_S)
+        return Outcome("COMPLETED", "Completed")
+
+    def alive(self, timeout_s: float) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Lossy(Connection):
+    """A connection that loses replies: the step was done, and its caller hears of an outage."""
+
+    chance = random.Random(11)
+    lost = 0
+
+    def call(self, call: Call) -> Any:
+        return self._perhaps(super().call(call))
+
+    def call_many(self, calls: Any) -> list[Any]:
+        answers: list[Any] = self._perhaps(super().call_many(calls))
+        return answers
+
+    def _perhaps(self, answer: Any) -> Any:
+        if self.chance.random() < 0.25:
+            type(self).lost += 1
+            raise RedisUnavailable("the reply was lost")
+        return answer
+
+
+class Picky(Connection):
+    """A connection on which the first start of each batch but one is refused once."""
+
+    refused = 0
+
+    def call_many(self, calls: Any) -> list[Any]:
+        answers = super().call_many(calls)
+        if calls[0].script.name == "start" and len(calls) > 1 and not self.refused:
+            type(self).refused += 1
+            answers[-1] = RedisRefused("this one not")
+        return answers
+
+
+@pytest.fixture
+def scene(real_server: RealServer, prefix: str, tmp_path: Path) -> Iterator[Scene]:
+    with Scene(real_server, prefix, tmp_path) as scene:
+        scene.create_pool(**QUICK_MS)
+        yield scene
+
+
+@pytest.fixture
+def start_worker(scene: Scene) -> Iterator[Callable[..., tuple[Worker, Recorder]]]:
+    """A function that starts a worker whose connections are of a kind."""
+    with ExitStack() as running:
+
+        def start(kind: type[Connection] = Connection, limit: int = 5) -> tuple[Worker, Recorder]:
+            def open_doors(timeout_s: float | None) -> tuple[Store, Inspector]:
+                connection = kind.open(scene.server.url, read_timeout_s=timeout_s or 10.0)
+                return Store(connection, scene.prefix), Inspector(connection, scene.prefix)
+
+            runner = Recorder()
+            worker = Worker(Doors(open_doors), runner, pool=POOL, name="w", limit=limit)
+            worker.start()
+            running.callback(worker.close)
+            return worker, runner
+
+        yield start
+
+
+def put(scene: Scene, count: int, **fields: Any) -> list[str]:
+    runs = [f"run-{i}" for i in range(count)]
+    for run in runs:
+        scene.store.submit(POOL, a_submission(run, **fields))
+    while scene.store.dispatch(POOL, ["default"]).moved:
+        pass
+    return runs
+
+
+def wait_ends(scene: Scene, runs: list[str]) -> Counter[tuple[str, int]]:
+    wait_until(
+        lambda: all(run.ended_ms for run in scene.inspector.records(POOL, runs)),
+        "all runs have ended",
+        timeout_s=PATIENCE_S,
+    )
+    return Counter((r.state_type, r.delivery) for r in scene.inspector.records(POOL, runs))
+
+
+def test_whatever_replies_are_lost_each_run_runs_once_and_no_block_is_sat_out(scene, start_worker):
+    runs = put(scene, 40)
+    Lossy.lost = 0
+
+    worker, runner = start_worker(Lossy)
+
+    assert wait_ends(scene, runs) == {("COMPLETED", 1): 40}
+    assert runner.ran == Counter(runs)
+    ends_ms = sorted(run.ended_ms for run in scene.inspector.records(POOL, runs))
+    assert max(later - earlier for earlier, later in pairwise(ends_ms)) < BLOCK_S * 1000 / 2
+    assert Lossy.lost >= 5
+    assert worker.failure is None
+
+
+def test_a_start_that_is_refused_is_repeated_and_the_others_of_its_batch_run_once(
+    scene, start_worker
+):
+    runs = put(scene, 5)
+    Picky.refused = 0
+
+    _, runner = start_worker(Picky)
+
+    assert wait_ends(scene, runs) == {("COMPLETED", 1): 5}
+    assert runner.ran == Counter(runs)
+    assert Picky.refused == 1
+
+
+def test_a_connection_that_is_reset_again_and_again_harms_no_worker(scene, start_worker):
+    worker, runner = start_worker()
+    over = threading.Event()
+
+    def reset() -> None:
+        while not over.wait(0.001):
+            worker._doors.claiming.connection.reset()
+
+    thread = threading.Thread(target=reset)
+    thread.start()
+    try:
+        scene.let_pass(1.0)
+    finally:
+        over.set()
+        thread.join()
+    runs = put(scene, 20)
+
+    assert wait_ends(scene, runs) == {("COMPLETED", 1): 20}
+    assert runner.ran == Counter(runs)
+    assert not worker.ended.is_set()
+
+
+def test_a_fault_of_the_runner_crashes_its_run_and_nothing_else(scene, start_worker):
+    (bad,) = put(scene, 1, payload=b"raise")
+    start_worker()
+
+    wait_ends(scene, [bad])
+
+    run = scene.run(bad)
+    assert (run.state_type, run.message) == (
+        "CRASHED",
+        "the runner failed: RuntimeError('a fault of the runner')",
+    )
+
+
+def test_a_claim_that_the_worker_does_not_know_of_is_given_back(scene, start_worker):
+    worker, runner = start_worker(limit=1)
+    (holding,) = put(scene, 1, payload=b"hold")
+    wait_until(lambda: runner.ran, "it is full")
+
+    # As if the answer to a claim had been lost, and the worker had not asked again.
+    scene.store.submit(POOL, a_submission("stranded"))
+    scene.store.dispatch(POOL, ["default"])
+    number = worker._number + 1
+    claims = scene.store.claim(POOL, worker._me.holder, number=number, slots=1).claims
+    assert [claim.run_id for claim in claims] == ["stranded"]
+
+    def is_back() -> bool:
+        scene.store.nudge(POOL, worker._me.holder)
+        return scene.run("stranded").place == "scheduled"
+
+    wait_until(is_back, "it is given back", timeout_s=PATIENCE_S)
+    assert scene.run(holding).place == "claimed"
+    runner.may_end.set()
+    scene.store.dispatch(POOL, ["default"])
+    assert wait_ends(scene, [holding, "stranded"]) == {("COMPLETED", 1): 1, ("COMPLETED", 2): 1}
+    assert runner.ran == {holding: 1, "stranded": 1}
+
+
+def test_a_fault_in_the_claim_loop_ends_the_worker_with_a_failure(scene, start_worker):
+    worker, _ = start_worker()
+    wait_until(lambda: worker._me, "it is registered")
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("never expected")
+
+    worker._doors.claiming.wait = fail
+    worker._doors.claiming.claim = fail
+    scene.create_queue("wakes-it")
+
+    assert worker.ended.wait(PATIENCE_S)
+    assert isinstance(worker.failure, DispatcherError)
+    assert "never expected" in str(worker.failure)
+
+
+def test_a_claim_or_start_of_a_recovered_worker_is_refused(scene):
+    store = scene.store
+    me = store.register(POOL, Registration("w", "1", slots=1))
+    put(scene, 2)
+    (claim,) = store.claim(POOL, me.holder, number=1, slots=1).claims
+    store.register(POOL, Registration("w", "2", slots=1))
+    store.recover_all(POOL, me.holder)
+
+    answer = store.claim(POOL, me.holder, number=2, slots=1)
+    start = store.report(POOL, Start(claim.run_id, claim.token, 1))
+
+    assert (answer.word, answer.claims, start) == (Word.LOST, [], Word.LOST)
+
+
+def test_a_group_that_is_destroyed_again_and_again_stops_nobody(scene, start_worker):
+    _, runner = start_worker()
+    wait_ends(scene, put(scene, 1))
+    runs = [f"again-{i}" for i in range(15)]
+
+    with scene.server.client() as client:
+        for run in runs:
+            client.xgroup_destroy(scene.store.keys(POOL)["stream"] + "default", GROUP)
+            scene.store.submit(POOL, a_submission(run))
+            scene.store.dispatch(POOL, ["default"])
+
+    assert wait_ends(scene, runs) == {("COMPLETED", 1): 15}
+    assert max(runner.ran.values()) == 1
