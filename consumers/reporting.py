@@ -25,7 +25,7 @@ class Reporter:
     """A thread that tells Redis how runs ended, and gives their slots back when it has answered."""
 
     def __init__(
-        self, store: Store, pool: str, slots: Slots, *, wake: Callable[[], None], log: Any
+        self, store: Store, pool: str, slots: Slots, wake: Callable[[], None], log: Any
     ) -> None:
         self._store = store
         self._pool = pool

@@ -77,13 +77,11 @@ class Worker:
         self._renewing = threading.Lock()
         self._progress_s = self._clock.monotonic_s()
         self._log = logger(pool=pool, worker=name)
-        self._reporter = Reporter(
-            doors.reporting, pool, self._slots, wake=self._wake_up, log=self._log
-        )
+        self._reporter = Reporter(doors.reporting, pool, self._slots, self._wake_up, self._log)
         self._pulse = Pulse(
             runner.alive,
             may_beat=lambda: self._stuck_s() == 0,
-            on_gap=lambda: self._slots.stop_all(FROZEN),
+            on_gap=partial(self._slots.stop_all, FROZEN),
             clock=self._clock,
         )
         self.failure: DispatcherError | None = None
