@@ -1,4 +1,4 @@
-"""What one pool has stored, read whole, and what must hold of it: DESIGN section 7 as checks.
+"""What one pool has stored, read whole, and what must hold of it: docs/data-model.md as checks.
 
 `Stored` is one moment of the server. `Ledger` is what the outside world was told and may rely on.
 Each check yields a sentence per broken promise, so a failure reads as what went wrong.

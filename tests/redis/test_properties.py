@@ -1,4 +1,4 @@
-"""The invariants of DESIGN section 7 hold after every step, whatever the order of the steps.
+"""The invariants of docs/data-model.md hold after every step, whatever the order of the steps.
 
 DISPATCHER_TEST_STEPS is how many steps are done in all, over all servers. `make mutants` sets
 DISPATCHER_TEST_MUTANT, the number of a mutation that the scripts then have.
