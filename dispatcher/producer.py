@@ -222,10 +222,12 @@ class Producer:
     def _named_queue(
         self, pool: Pool, name: str, *, create: bool, queue_id: UUID | None = None
     ) -> str:
+        known = pool.name in self._queues
+        if name not in self._known_queues(pool) and known:
+            self._queues.pop(pool.name)  # it may have been made since we looked
         if name in self._known_queues(pool):
             return name
         if not create:
-            self._queues.pop(pool.name)  # it may be made meanwhile
             raise QueueNotFound(pool.name, name)
         queue = Queue(name=name, pool=pool.name, id=str(queue_id or uuid4()), priority=0)
         try:

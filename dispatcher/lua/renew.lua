@@ -21,8 +21,11 @@ local at_ms, holder, worker, held, number = now(ARGV[1]), ARGV[2], ARGV[3], tonu
 local holder_key = keys.holder .. holder
 local me = fetch(holder_key, "worker", "dead", "queues", "draining", "claim_number", "differs")
 if not me.worker or me.dead then
+    -- Displaced only by one that lives: lost writes may have brought an older incarnation back.
     local present = redis.call("HGET", keys.workers, worker)
-    return { present and present ~= holder and "displaced" or "lost", 0, 0, 0, 0 }
+    local lease_ms = present and present ~= holder and redis.call("ZSCORE", keys.holders, present)
+    local displaced = lease_ms and tonumber(lease_ms) > at_ms
+    return { displaced and "displaced" or "lost", 0, 0, 0, 0 }
 end
 
 -- PERSIST is let through at full memory and opens the way for the rest: leases go on.

@@ -99,6 +99,12 @@ def displaced_by_one_that_left(fleet: Fleet, holder: str) -> Word:
     return Word.LOST
 
 
+def its_successor_is_silent_too(fleet: Fleet, holder: str) -> Word:
+    fleet.register(incarnation="2")
+    fleet.advance(15_000)  # as after lost writes that brought an older incarnation back
+    return Word.LOST
+
+
 def another_name(fleet: Fleet, holder: str) -> Word:
     fleet.lose(holder)
     fleet.register("another")
@@ -112,6 +118,7 @@ CASES = [
     displaced_and_recovered,
     recovered_and_replaced,
     displaced_by_one_that_left,
+    its_successor_is_silent_too,
     another_name,
 ]
 

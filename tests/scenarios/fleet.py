@@ -104,7 +104,9 @@ class Process:
 
     def children(self) -> dict[int, str]:
         """Return the processes that it started, with their command lines."""
-        shown = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True)
+        shown = subprocess.run(
+            ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True
+        )
         rows = [line.split(None, 2) for line in shown.stdout.splitlines()]
         return {int(row[0]): row[2] for row in rows if row[1] == str(self.pid)}
 

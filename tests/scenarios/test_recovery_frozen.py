@@ -149,8 +149,7 @@ def test_a_claim_made_before_writes_were_lost_is_refused_its_finish(
 
         server.restore(before)
         b = scene.ready_worker("b")
-        wait_until(lambda: scene.run(run_id).token, "B claims the run", timeout_s=PATIENCE_S)
-        held = scene.run(run_id)
+        held = scene.wait_run(run_id, lambda run: run.state_type == "RUNNING", "is run by B")
         # The same entry and the same delivery, and yet another claim.
         assert (held.token.split(".")[0], held.delivery) == (lost_token.split(".")[0], 1)
         scene.let_go(lost_token)

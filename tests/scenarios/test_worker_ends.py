@@ -129,7 +129,7 @@ def test_of_two_workers_of_one_name_the_older_stops_its_runs_and_ends_with_one_l
     scene.let_go()
     run = scene.wait_end(run_id)
     assert outcomes(run) == [("a", "lost"), ("a", "COMPLETED")]
-    assert newer.said("finished", run=run_id)
+    newer.wait_said("finished", run=run_id)
     assert not older.said("finished")
 
 

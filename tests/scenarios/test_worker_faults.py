@@ -13,8 +13,17 @@ import pytest
 
 from consumers.doors import BLOCK_S, Doors
 from consumers.runners import Stop
-from consumers.worker import Worker
-from dispatcher import Claim, Connection, DispatcherError, Inspector, Outcome, Start, Store
+from consumers.worker import STUCK_S, Worker
+from dispatcher import (
+    Claim,
+    Clock,
+    Connection,
+    DispatcherError,
+    Inspector,
+    Outcome,
+    Start,
+    Store,
+)
 from dispatcher.connection import Call
 from dispatcher.errors import RedisRefused, RedisUnavailable
 from dispatcher.keys import GROUP
@@ -24,6 +33,7 @@ from tests.probes import wait_until
 from tests.scenarios.fleet import PATIENCE_S, POOL, Scene
 from tests.servers import RealServer
 
+LEASE_S = 3.0
 QUICK_MS = {"lease_ms": 3_000, "renew_ms": 100}
 
 
@@ -33,6 +43,7 @@ class Recorder:
     def __init__(self) -> None:
         self.ran: Counter[str] = Counter()
         self.may_end = threading.Event()
+        self.promises = 0
 
     def run(self, claim: Claim, stop: Stop) -> Outcome:
         self.ran[claim.run_id] += 1
@@ -43,10 +54,19 @@ class Recorder:
         return Outcome("COMPLETED", "Completed")
 
     def alive(self, timeout_s: float) -> None:
-        pass
+        self.promises += 1
 
     def close(self) -> None:
         pass
+
+
+class Ahead(Clock):
+    """A clock that can be ahead, as if much time had passed."""
+
+    ahead_s = 0.0
+
+    def monotonic_s(self) -> float:
+        return super().monotonic_s() + self.ahead_s
 
 
 class Lossy(Connection):
@@ -94,13 +114,16 @@ def start_worker(scene: Scene) -> Iterator[Callable[..., tuple[Worker, Recorder]
     """A function that starts a worker whose connections are of a kind."""
     with ExitStack() as running:
 
-        def start(kind: type[Connection] = Connection, limit: int = 5) -> tuple[Worker, Recorder]:
+        def start(
+            kind: type[Connection] = Connection, limit: int = 5, clock: Clock | None = None
+        ) -> tuple[Worker, Recorder]:
             def open_doors(timeout_s: float | None) -> tuple[Store, Inspector]:
                 connection = kind.open(scene.server.url, read_timeout_s=timeout_s or 10.0)
                 return Store(connection, scene.prefix), Inspector(connection, scene.prefix)
 
             runner = Recorder()
-            worker = Worker(Doors(open_doors), runner, pool=POOL, name="w", limit=limit)
+            doors = Doors(open_doors)
+            worker = Worker(doors, runner, pool=POOL, name="w", limit=limit, clock=clock)
             worker.start()
             running.callback(worker.close)
             return worker, runner
@@ -226,6 +249,30 @@ def test_a_fault_in_the_claim_loop_ends_the_worker_with_a_failure(scene, start_w
     assert worker.ended.wait(PATIENCE_S)
     assert isinstance(worker.failure, DispatcherError)
     assert "never expected" in str(worker.failure)
+
+
+def test_a_worker_whose_claim_loop_hangs_keeps_neither_its_lease_nor_its_children(
+    scene, start_worker
+):
+    clock, may_go_on = Ahead(), threading.Event()
+    worker, runner = start_worker(clock=clock)
+    wait_until(lambda: worker._me, "it is registered")
+    scene.wait_renewed()
+    hang = worker._doors.claiming.wait
+    worker._doors.claiming.wait = lambda *_, **__: may_go_on.wait(PATIENCE_S) and None
+    scene.create_queue("wakes-it")
+    wait_until(lambda: worker._served_version == 2, "it hangs")
+
+    clock.ahead_s = STUCK_S + LEASE_S + 1
+    scene.let_pass(0.5)  # until what was under way is over
+    before = (scene.inspector.leases(POOL).ends, runner.promises)
+    scene.let_pass(1.0)
+    assert (scene.inspector.leases(POOL).ends, runner.promises) == before
+
+    worker._doors.claiming.wait = hang
+    may_go_on.set()
+    scene.wait_renewed()
+    assert runner.promises > before[1]
 
 
 def test_a_claim_or_start_of_a_recovered_worker_is_refused(scene):
