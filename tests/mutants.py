@@ -69,7 +69,6 @@ def judge(number: int) -> Verdict:
     )
     if test.returncode not in (0, 1):
         raise SystemExit(f"the property test did not run:\n{test.stdout[-2000:]}{test.stderr}")
-    # SRANDMEMBER picks anew each time, so the replay of a failure may differ: any one counts.
     messages = re.findall(r"^[E |]*AssertionError(?:: (.+))?$", test.stdout, re.MULTILINE)
     asserts = re.findall(r"^> +(assert .+)$", test.stdout, re.MULTILINE)
     errors = re.findall(r"^E +(\w.+)$", test.stdout, re.MULTILINE)
