@@ -69,7 +69,7 @@ class Worker:
         self._slots = Slots(limit)
         self._executor = ThreadPoolExecutor(limit, thread_name_prefix="run")
         self._me: Registered | None = None
-        self._number = 0
+        self._number, self._reached = 0, False
         self._served: list[str] = []
         self._served_version, self._queues_version = -1, 0
         self._draining, self._ending = threading.Event(), threading.Event()
@@ -149,7 +149,9 @@ class Worker:
 
     def _be_one_incarnation(self) -> None:
         """Register, then claim until the lease is lost or the worker drains."""
-        self._lost.clear()
+        with self._renewing:  # a renewal of the last incarnation may still be under way
+            self._me = None
+            self._lost.clear()
         self._number = 0
         self._me = self._patiently(self._register)
         if not self._me:
@@ -181,6 +183,7 @@ class Worker:
         )
         self._doors.claiming.warm_up()
         me = self._doors.claiming.register(self._pool, registration)
+        self._reached = True
         if me.displaced:
             taken = self._doors.claiming.recover_all(self._pool, me.displaced)
             self._log.info("recovered-predecessor", holder=me.displaced, requeued=taken.requeued)
@@ -266,7 +269,7 @@ class Worker:
                     self._log.info("redis-back")
                 return answer
             except RedisRefused:
-                if self._me is None:
+                if not self._reached:
                     raise
                 reason = "refused"
             except RedisUnavailable as error:
@@ -340,21 +343,21 @@ class Worker:
         return stuck_s if stuck_s > STUCK_S + lease_s and not self._draining.is_set() else 0.0
 
     def _renew(self) -> None:
-        me = self._me
         with self._renewing:
+            me = self._me
             if me is None or self._lost.is_set() or self._ending.is_set():
                 return
             answer = self._doors.renewing.renew(
                 self._pool, me.holder, held=self._slots.held(), number=self._number
             )
-        if answer.word in (Word.LOST, Word.DISPLACED):
-            self._lose(HolderLost(me.holder, displaced=answer.word is Word.DISPLACED))
-            return
-        self._queues_version = answer.queues_version
-        if answer.draining:
-            self._draining.set()
-        if answer.word is Word.COMPARE:
-            self._compare.set()
+            if answer.word in (Word.LOST, Word.DISPLACED):
+                self._lose(HolderLost(me.holder, displaced=answer.word is Word.DISPLACED))
+                return
+            self._queues_version = answer.queues_version
+            if answer.draining:
+                self._draining.set()
+            if answer.word is Word.COMPARE:
+                self._compare.set()
 
     def _lose(self, error: HolderLost) -> None:
         self._log.error("lease-lost", reason=str(error), running=self._slots.held())
