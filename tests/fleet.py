@@ -67,8 +67,7 @@ class Fleet(Steps):
             lambda: self.store.renew(POOL, worker.holder, held=held, number=number)
         )
         if holder is None or "dead" in holder:
-            present = before["workers"].get("", {}).get(encode(worker.worker), worker.holder)
-            expected = Word.LOST if present == worker.holder else Word.DISPLACED
+            expected = Word.DISPLACED if self._succeeded(before, worker) else Word.LOST
             assert answer.word is expected, f"the renewal is {answer.word}, not {expected}"
             return self._nothing(before)
         real = len(before["claims"].get(worker.holder, []))
@@ -83,6 +82,12 @@ class Fleet(Steps):
         if not answer.draining:  # a wake that got lost costs one renewal
             self._passed_on(holder["queues"])
         return self._nothing(before, beside=frozenset({"holders", "holder"}))
+
+    def _succeeded(self, stored: Stored, worker: Incarnation) -> bool:
+        """Whether a later incarnation has the name, and lives."""
+        present = stored["workers"].get("", {}).get(encode(worker.worker), worker.holder)
+        lease_ms = dict(stored["holders"].get("", [])).get(present, 0)
+        return present != worker.holder and lease_ms > self.ledger.now_ms
 
     def drain(self, worker: Incarnation) -> None:
         """Tell a worker to claim nothing more."""
