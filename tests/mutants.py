@@ -93,7 +93,8 @@ def main() -> int:
                 f"{number} {mutant.script}: {mutant.why}" if mutant else "the scripts as they are"
             )
             word = "passes" if verdict.passed else "noticed" if verdict.asserted else "cannot run"
-            print(f"{'ok ' if expected else 'BAD'} {word:8} {name}\n       {verdict.said[:110]}")
+            line = f"{'ok ' if expected else 'BAD'} {word:8} {name}\n       {verdict.said[:110]}"
+            print(line, flush=True)  # it takes minutes
             survivors += [] if expected else [name]
     print(f"{len(MUTANTS)} mutations, {len(survivors)} not noticed")
     for name in survivors:
