@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from dispatcher.intake import read_elements
-from dispatcher.records import Word
 from tests.probes import ROOT, wait_until
 from tests.scenarios.fleet import PATIENCE_S, POOL, TERMINAL, Scene
 from tests.servers import RealServer
@@ -53,6 +53,15 @@ def ready_worker(scene: Scene, tmp_path: Path) -> None:
     scene.ready_worker("a", "--limit", "4", PATH=path, SEEN=str(tmp_path / "seen"))
 
 
+def submit(scene: Scene, *words: str) -> "subprocess.CompletedProcess[str]":
+    settings = {
+        "DISPATCHER_REDIS_URL": scene.server.url,
+        "DISPATCHER_KEY_PREFIX": scene.store.prefix,
+    }
+    command = [sys.executable, "-m", "dispatcher.cli", "submit", *words]
+    return subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
+
+
 @pytest.mark.parametrize("source", [*RECORDED, SEED], ids=lambda source: source.stem)
 def test_every_recorded_run_comes_to_its_end_and_its_child_sees_its_bytes(scene, source, tmp_path):
     assert len(RECORDED) == 4
@@ -61,9 +70,9 @@ def test_every_recorded_run_comes_to_its_end_and_its_child_sees_its_bytes(scene,
     ready_worker(scene, tmp_path)
 
     # Queues by the names that runs bring; the seed's run brings a placeholder.
-    queue = "default" if source is SEED else None
-    receipts = list(scene.producer.submit_many(given.values(), pool=POOL, queue=queue, create=True))
-    assert [receipt.word for receipt in receipts] == [Word.ACCEPTED] * len(given)
+    queue = ["--queue", "default"] if source is SEED else []
+    done = submit(scene, str(source), "--pool", POOL, "--create", *queue)
+    assert (done.returncode, done.stdout.count("accepted ")) == (0, len(given))
     wait_until(
         lambda: all(run.state_type in TERMINAL for run in scene.inspector.records(POOL, given)),
         "all runs have ended",
