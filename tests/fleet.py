@@ -232,6 +232,8 @@ class Fleet(Steps):
             assert not self.stored[name], f"{name} holds {self.stored[name]} when all runs ended"
         left = {q: stream.entries for q, stream in self.stored["stream"].items()}
         assert not any(left.values()), f"streams hold {left} when all runs ended"
+        for grant in list(self.grants.values()):  # invariants 3 and 9: none is valid any more
+            self.finish(grant, Outcome("FAILED", "Failed"), nudge=True)
 
     def _work_once(self, worker: Incarnation) -> None:
         self.dispatch(QUEUES, limit=3, max_bytes=PLENTY)
