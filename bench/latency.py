@@ -2,7 +2,16 @@
 
 import time
 
-from bench.fixture import POOL, answer, fresh_pool, peer, quantile, ready, submission
+from bench.fixture import (
+    answer,
+    fresh_pool,
+    late_ms,
+    peer,
+    quantile,
+    ready,
+    submission,
+    submit,
+)
 
 RUNS, EVERY_MS, LEAD_MS = 500, 10, 2_000
 
@@ -14,7 +23,7 @@ def bare(url: str) -> list[float]:
     ready(consumer)
     first_ms = int(time.time() * 1000) + LEAD_MS
     producer = peer("bare_producer", url, str(first_ms), str(RUNS), str(EVERY_MS))
-    late = answer(consumer)["late_ms"]
+    late: list[float] = answer(consumer)["late_ms"]
     answer(producer)
     return late
 
@@ -27,10 +36,8 @@ def ours(url: str) -> list[float]:
     worker = peer("worker", url, str(RUNS))
     ready(worker)
     first_ms = int(time.time() * 1000) + LEAD_MS
-    runs = [submission(first_ms + i * EVERY_MS) for i in range(RUNS)]
-    for i in range(0, RUNS, 100):
-        store.submit_many(POOL, runs[i : i + 100])
-    late = answer(worker)["late_ms"]
+    submit(store, [submission(first_ms + i * EVERY_MS) for i in range(RUNS)])
+    late = late_ms(answer(worker))
     answer(dispatcher)
     return late
 

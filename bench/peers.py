@@ -1,6 +1,7 @@
 """The other processes of a measurement: bare stream ends, bare loops, and a real worker."""
 
 import json
+import random
 import sys
 import threading
 import time
@@ -31,19 +32,28 @@ STREAM, GROUP = "bare:stream", "bare"
 
 
 class NoopRunner:
-    """The in-process runner of the benchmark: notes when each run started, and does nothing."""
+    """The in-process runner of the benchmark: notes when each run started and ended.
 
-    def __init__(self, expected: int) -> None:
-        self.started_ms: list[float] = []
-        self.due_ms: list[int] = []
+    It does nothing, or stands still for 0.5 to 1.5 times `hold_ms`.
+    """
+
+    guarded = False
+
+    def __init__(self, expected: int, hold_ms: float = 0.0) -> None:
+        self.ran: list[tuple[str, int, float, float]] = []  # id, due, started, ended
         self._expected = expected
+        self._hold_s = hold_ms / 1000
+        self._chance = random.Random(7)
         self.all_ran = threading.Event()
 
     def run(self, claim: Claim, stop: Stop) -> Outcome:
         """Note the time and complete."""
-        self.started_ms.append(time.time() * 1000)
-        self.due_ms.append(claim.due_ms)
-        if len(self.started_ms) >= self._expected:
+        started_ms = ended_ms = time.time() * 1000
+        if self._hold_s:
+            threading.Event().wait(self._hold_s * self._chance.uniform(0.5, 1.5))
+            ended_ms = time.time() * 1000
+        self.ran.append((claim.run_id, claim.due_ms, started_ms, ended_ms))
+        if len(self.ran) >= self._expected:
             self.all_ran.set()
         return DONE
 
@@ -54,7 +64,9 @@ class NoopRunner:
         """There is nothing to free."""
 
 
-def worker(url: str, runs: str) -> dict[str, list[float]]:
+def worker(
+    url: str, runs: str, pool: str = POOL, queue: str = "", hold_ms: str = "0"
+) -> dict[str, list[Any]]:
     """Run a real worker until it has ended `runs` runs; all of them are claimable when it starts
     (throughput) or come one by one (latency)."""
 
@@ -62,8 +74,9 @@ def worker(url: str, runs: str) -> dict[str, list[float]]:
         connection = Connection.open(url, read_timeout_s=read_timeout_s or 10.0)
         return Store(connection, PREFIX), Inspector(connection, PREFIX)
 
-    runner = NoopRunner(int(runs))
-    it = Worker(Doors(open_doors), runner, pool=POOL, name="bench", limit=BATCH)
+    runner = NoopRunner(int(runs), float(hold_ms))
+    queues = [queue] if queue else []
+    it = Worker(Doors(open_doors), runner, pool=pool, name="bench", limit=BATCH, queues=queues)
     say("ready")
     began_s = time.monotonic()
     it.start()
@@ -72,11 +85,12 @@ def worker(url: str, runs: str) -> dict[str, list[float]]:
     it.wait_idle(60)
     took_s = time.monotonic() - began_s
     it.close()
-    late = [s - d for s, d in zip(runner.started_ms, runner.due_ms, strict=True)]
-    return {"took_s": [took_s], "late_ms": late}
+    ids, due_ms, started_ms, ended_ms = map(list, zip(*runner.ran, strict=True))
+    times = {"due_ms": due_ms, "started_ms": started_ms, "ended_ms": ended_ms}
+    return {"took_s": [took_s], "run": ids, **times}
 
 
-def bare_loop(url: str, runs: str) -> dict[str, list[float]]:
+def bare_loop(url: str, runs: str) -> dict[str, list[Any]]:
     """Claim, start and finish `runs` runs with the shipped scripts and nothing else."""
     store = Store(Connection.open(url), PREFIX)
     say("ready")
@@ -92,8 +106,9 @@ def bare_loop(url: str, runs: str) -> dict[str, list[float]]:
     return {"took_s": [time.monotonic() - began_s]}
 
 
-def dispatcher(url: str) -> dict[str, list[float]]:
+def dispatcher(url: str, level: str = "warning") -> dict[str, list[Any]]:
     """Run a real dispatcher until standard input ends."""
+    configure_logs(level, "json")
     settings, _, _ = read_settings({}, redis_url=url, key_prefix=PREFIX)
     service = Service(url, settings)
     service.start()
@@ -103,7 +118,7 @@ def dispatcher(url: str) -> dict[str, list[float]]:
     return {}
 
 
-def bare_producer(url: str, first_ms: str, runs: str, every_ms: str) -> dict[str, list[float]]:
+def bare_producer(url: str, first_ms: str, runs: str, every_ms: str) -> dict[str, list[Any]]:
     """XADD a run at each due time: a timer and one command, the least that can be done."""
     client = Connection.open(url).client
     stop, data = threading.Event(), payload(str(uuid4()))
@@ -115,7 +130,7 @@ def bare_producer(url: str, first_ms: str, runs: str, every_ms: str) -> dict[str
     return {}
 
 
-def bare_consumer(url: str, runs: str) -> dict[str, list[float]]:
+def bare_consumer(url: str, runs: str) -> dict[str, list[Any]]:
     """Block in XREADGROUP and note how late each entry came."""
     client: Any = Connection.open(url).client
     client.delete(STREAM)

@@ -3,12 +3,22 @@
 import time
 from typing import Any
 
-from bench.fixture import POOL, PREFIX, answer, fresh_pool, peer, ready, submission
-from dispatcher import Inspector, Store
+from bench.fixture import (
+    POOL,
+    PREFIX,
+    answer,
+    dispatch,
+    fresh_pool,
+    peer,
+    ready,
+    submission,
+    submit,
+)
+from dispatcher import Inspector
 from dispatcher.producer import Producer
 from dispatcher.records import Submission
 
-RUNS, BATCH = 20_000, 100
+RUNS = 20_000
 
 
 def submit_ours(url: str, runs: list[Submission]) -> float:
@@ -19,7 +29,9 @@ def submit_ours(url: str, runs: list[Submission]) -> float:
     answers: list[Any] = list(producer.submit_many([r.payload for r in runs], pool=POOL))
     took_s = time.monotonic() - began_s
     if any(isinstance(a, Exception) for a in answers):
-        raise RuntimeError(f"a run was refused: {next(a for a in answers)}")
+        raise RuntimeError(
+            f"a run was refused: {next(a for a in answers if isinstance(a, Exception))}"
+        )
     return len(runs) / took_s
 
 
@@ -27,39 +39,30 @@ def submit_bare(url: str, runs: list[Submission]) -> float:
     """Return runs per second of the bare submit step, in the same batches."""
     store = fresh_pool(url)
     began_s = time.monotonic()
-    _submit(store, runs)
+    submit(store, runs)
     return len(runs) / (time.monotonic() - began_s)
 
 
-def dispatch(url: str, runs: list[Submission]) -> float:
+def dispatch_ours(url: str, runs: list[Submission]) -> float:
     """Return runs per second that dispatch moves, one caller."""
     store = fresh_pool(url)
-    _submit(store, runs)
+    submit(store, runs)
     began_s = time.monotonic()
-    _dispatch(store)
+    dispatch(store)
     return len(runs) / (time.monotonic() - began_s)
 
 
 def drain(url: str, runs: list[Submission], *, who: str) -> float:
     """Return runs per second of one process: `worker` (ours) or `bare_loop`."""
     store = fresh_pool(url)
-    _submit(store, runs)
-    _dispatch(store)
+    submit(store, runs)
+    dispatch(store)
     process = peer(who, url, str(len(runs)))
     ready(process)
-    return len(runs) / answer(process)["took_s"][0]
+    took_s: float = answer(process)["took_s"][0]
+    return len(runs) / took_s
 
 
 def make_runs() -> list[Submission]:
     """Return the runs of one round."""
     return [submission() for _ in range(RUNS)]
-
-
-def _submit(store: Store, runs: list[Submission]) -> None:
-    for i in range(0, len(runs), BATCH):
-        store.submit_many(POOL, runs[i : i + BATCH])
-
-
-def _dispatch(store: Store) -> None:
-    while store.dispatch(POOL, ["default"]).more:
-        pass

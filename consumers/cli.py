@@ -2,24 +2,32 @@
 
 import os
 import queue
-import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import click
 
+from consumers.app import App
+from consumers.loading import load_app
 from consumers.names import WorkerName
+from consumers.runners.handler import HandlerRunner
 from consumers.runners.process import ProcessRunner
+from consumers.serving import Signals, receive_signals, serve
 from consumers.worker import Doors, Worker
 from dispatcher import (
-    Clock,
+    AlreadyExists,
     Connection,
     DispatcherError,
     Inspector,
     InvalidSettings,
+    NotFound,
+    Pool,
+    Queue,
     RedisUnavailable,
     Settings,
     Store,
@@ -30,7 +38,18 @@ from dispatcher import (
 )
 
 READ_TIMEOUT_S = 10.0
-RELEASE_S = 7.0  # children have 5 s between SIGTERM and SIGKILL
+TYPES = ("process", "handler")
+OpenDoors = Callable[[float | None], tuple[Store, Inspector]]
+
+
+class WrongUsage(click.ClickException):
+    """What was asked for does not fit together; one line and exit code 2."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        """Write the line to standard error."""
+        click.echo(f"error: {self.message}", err=True, file=file)
 
 
 @click.group(context_settings={"auto_envvar_prefix": "CONSUMERS", "show_default": True})
@@ -54,6 +73,21 @@ def redis_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @cli.command()
 @click.option("--pool", required=True, help="The pool to claim from.")
 @click.option("--queue", "queues", multiple=True, help="A queue to serve; none means all.")
+@click.option("--create", is_flag=True, help="Create the queues of --queue that do not exist.")
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice(TYPES),
+    envvar="CONSUMERS_RUN_TYPE",
+    help="What runs the runs; else the pool's type.",
+)
+@click.option(
+    "--app",
+    "where",
+    metavar="MODULE:APP",
+    envvar="CONSUMERS_RUN_APP",
+    help="The app of a handler worker.",
+)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=10, help="Most runs at a time.")
 @click.option("--name", help="Stable name; else the host and an index.")
 @click.option(
@@ -61,14 +95,18 @@ def redis_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @redis_options
 def run(
+    *,
     pool: str,
     queues: tuple[str, ...],
+    create: bool,
+    kind: str | None,
+    where: str | None,
     limit: int,
     name: str | None,
     grace_s: float,
     **flags: Any,
 ) -> None:
-    """Claim runs and run each as a child process, until SIGTERM or Ctrl-C.
+    """Claim runs, and run each as a child process or with a handler, until SIGTERM or Ctrl-C.
 
     The first signal drains: no new claims, running runs end, for up to --grace seconds. A second
     one gives back what is left and ends.
@@ -77,23 +115,29 @@ def run(
     configure_logs(settings.log_level, settings.log_format)
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
+    if create and not queues:
+        raise WrongUsage("--create creates what --queue names: say which")
+    app = _load(where, kind)  # before Redis is asked: what is wrong with it is said at once
     url = find_url(settings)
     held_name = None if name else WorkerName(pool, scope=f"{url}\0{settings.key_prefix}")
     chosen = name or (held_name.name if held_name else "")
     with_doors = partial(_open, url, settings)
-    received = _receive_signals()
-    command = _wait_for_pool(with_doors, pool, queues, received)
-    if command is None:
+    received = receive_signals()
+    if (found := _wait_for_pool(with_doors, pool, queues, received, create=create)) is None:
         return
+    kind = _kind(found, kind, has_app=app is not None)
+    runner = HandlerRunner(app, where=where or "") if app is not None else ProcessRunner()
     worker = Worker(
         Doors(with_doors),
-        ProcessRunner(pool_command=command),
+        runner,
         pool=pool,
         name=chosen,
         limit=limit,
         queues=queues,
+        kind=kind,
+        configure=runner.configure,
     )
-    sys.exit(_serve(worker, received, grace_s))
+    sys.exit(serve(worker, received, grace_s))
 
 
 @cli.command()
@@ -104,8 +148,8 @@ def check(pool: str | None, name: str | None, **flags: Any) -> None:
     """Exit 0 while a worker of this host has a live lease (for health checks)."""
     settings, _, _ = read_settings(**flags)
     _, inspector = _open(find_url(settings), settings, READ_TIMEOUT_S)
-    now_ms = inspector.server_time_ms()
     for each in [pool] if pool else inspector.pool_names():
+        now_ms = inspector.server_time_ms(each)
         for holder in inspector.holders(each):
             mine = holder.host == socket.gethostname() and name in (None, holder.worker)
             if mine and not holder.dead and holder.lease_end_ms > now_ms:
@@ -130,29 +174,50 @@ def _open(url: str, settings: Settings, read_timeout_s: float | None) -> tuple[S
     return Store(connection, settings.key_prefix), Inspector(connection, settings.key_prefix)
 
 
-def _receive_signals() -> "queue.SimpleQueue[str]":
-    # A SimpleQueue may be put to from a handler; an Event may not, its lock could be held.
-    received: queue.SimpleQueue[str] = queue.SimpleQueue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda n, _: received.put(signal.Signals(n).name))
-    return received
+def _load(where: str | None, kind: str | None) -> App | None:
+    """Return the app that is named, if one is."""
+    if where is None:
+        if kind == "handler":
+            raise WrongUsage("a handler worker needs an app: say --app package.module:app")
+        return None
+    if kind not in (None, "handler"):
+        raise WrongUsage(f"--app is for workers of --type handler, not {kind}")
+    try:
+        return load_app(where)
+    except InvalidSettings as error:
+        raise WrongUsage(str(error)) from None
+
+
+def _kind(pool: Pool, kind: str | None, *, has_app: bool) -> str:
+    """Return the type of the worker: the one that was asked for, else that of the pool."""
+    chosen = kind or pool.type
+    of_pool = f"pool {pool.name!r} is of type {pool.type!r}"
+    if chosen not in TYPES:
+        raise WrongUsage(f"{of_pool}: say with --type what runs its runs: {' or '.join(TYPES)}")
+    if chosen == "handler" and not has_app:
+        raise WrongUsage(f"{of_pool}: say --app package.module:app")
+    if chosen != "handler" and has_app:
+        raise WrongUsage(f"{of_pool}: an --app is for workers of --type handler")
+    return chosen
 
 
 def _wait_for_pool(
-    open_doors: Callable[[float | None], tuple[Store, Inspector]],
+    open_doors: OpenDoors,
     pool: str,
     queues: tuple[str, ...],
-    received: "queue.SimpleQueue[str]",
-) -> str | None:
-    """Return the pool's command once Redis answers; None when a signal came first."""
-    _, inspector = open_doors(READ_TIMEOUT_S)
+    received: Signals,
+    *,
+    create: bool,
+) -> Pool | None:
+    """Return the pool once Redis answers; None when a signal came first."""
+    store, inspector = open_doors(READ_TIMEOUT_S)
     told = False
     while True:
         try:
-            command = inspector.pool(pool).command
+            found = inspector.pool(pool)
             for name in queues:
-                inspector.queue(pool, name)
-            return command
+                _check_queue(store if create else None, inspector, pool, name)
+            return found
         except RedisUnavailable as error:
             if type(error) is not RedisUnavailable:
                 raise
@@ -166,27 +231,13 @@ def _wait_for_pool(
             continue
 
 
-def _serve(worker: Worker, received: "queue.SimpleQueue[str]", grace_s: float) -> int:
-    """Run a worker until it ends by itself or a signal drains it; return the exit code."""
-    worker.start()
-    while not worker.ended.is_set():
-        try:
-            worker.drain(received.get(timeout=0.25))
-            break
-        except queue.Empty:
-            continue
-    _drain(worker, received, grace_s)
-    worker.close()
-    if worker.failure:
-        raise worker.failure
-    return 0
-
-
-def _drain(worker: Worker, received: "queue.SimpleQueue[str]", grace_s: float) -> None:
-    clock = Clock()
-    until_s = clock.monotonic_s() + grace_s
-    while received.empty() and clock.monotonic_s() < until_s:
-        if worker.wait_idle(0.1):
-            return
-    worker.release_all()
-    worker.wait_idle(RELEASE_S)
+def _check_queue(store: Store | None, inspector: Inspector, pool: str, name: str) -> None:
+    """Raise NotFound for a queue that is not there, or create it when a store is given."""
+    try:
+        inspector.queue(pool, name)
+    except NotFound as error:
+        if store is None:
+            raise NotFound(f"{error}, or with --create") from None
+        with suppress(AlreadyExists):  # another worker was quicker
+            store.create_queue(Queue(name=name, pool=pool, id=str(uuid4()), priority=0))
+            click.echo(f"created queue {name} of pool {pool}", err=True)

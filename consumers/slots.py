@@ -1,20 +1,29 @@
 """The runs a worker has right now, one per slot, shared between its threads."""
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from consumers.runners import Stop
-from dispatcher import Claim
+from consumers.alarms import Alarms
+from consumers.runners import Again, Stop, Why
+from dispatcher import Claim, Outcome
+
+NOT_BEGUN = Outcome("CRASHED", "Crashed", "stopped before it began")  # never reported
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Active:
-    """One claimed run of this worker, from the claim until its end is reported."""
+    """One claimed run of this worker, from the claim until the end of it is reported.
+
+    `run_count` is what Redis has: the claim's, then that of each start; None when the answer to a
+    start leaves it open. `outcome` is how the last start ended.
+    """
 
     claim: Claim
-    stop: Stop = field(default_factory=Stop)
+    stop: Stop
+    run_count: int | None
     reporting: bool = False
     took_ms: int = 0
+    outcome: Outcome | Again = NOT_BEGUN
 
 
 class Slots:
@@ -24,8 +33,9 @@ class Slots:
     run: entries of two streams may have the same id.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, alarms: Alarms | None = None) -> None:
         self.limit = limit
+        self._alarms = alarms
         self._active: dict[tuple[str, str], Active] = {}
         self._changed = threading.Condition()
         self._waiting_for_one = False
@@ -46,7 +56,7 @@ class Slots:
             key = (claim.run_id, claim.token)
             if key in self._active:
                 return None
-            active = self._active[key] = Active(claim)
+            active = self._active[key] = Active(claim, Stop(self._alarms), claim.run_count)
             return active
 
     def remove(self, claim: Claim) -> None:
@@ -55,12 +65,18 @@ class Slots:
             self._active.pop((claim.run_id, claim.token), None)
             self._changed.notify_all()
 
+    def keep(self, active: Active) -> None:
+        """Note that a run keeps its slot although its end was reported: it is tried again."""
+        with self._changed:
+            active.reporting = False
+            self._changed.notify_all()
+
     def all(self) -> list[Active]:
         """Return the active runs."""
         with self._changed:
             return list(self._active.values())
 
-    def stop_all(self, reason: str) -> None:
+    def stop_all(self, reason: Why) -> None:
         """Ask every active run to stop."""
         for active in self.all():
             active.stop.request(reason)
@@ -73,8 +89,7 @@ class Slots:
     def wait_freed(self, timeout_s: float) -> None:
         """Wait for a slot that is just being given back, if there is one."""
         with self._changed:
-            if any(active.reporting for active in self._active.values()):
-                self._changed.wait_for(lambda: len(self._active) < self.limit, timeout_s)
+            self._changed.wait_for(self._none_comes, timeout_s)
 
     def begin_wait(self) -> bool:
         """Note that the claim loop is about to block without a free slot; False if it has one."""
@@ -91,3 +106,7 @@ class Slots:
         """Return whether the claim loop blocks for want of a free slot."""
         with self._changed:
             return self._waiting_for_one
+
+    def _none_comes(self) -> bool:
+        full = len(self._active) >= self.limit
+        return not full or not any(active.reporting for active in self._active.values())

@@ -1,54 +1,54 @@
-"""The worker: claims runs for its free slots, keeps its lease, starts, reports, drains.
+"""The worker: claims runs for its free slots, keeps its lease, obeys, drains; `running` runs them.
 
 Threads: the claim loop (blocks in Redis), the renewer (own connection, so that no work can starve
-it), the reporter, and one per running run. A worker that lost its lease stops its runs, reports
-nothing for them, and goes on as a new incarnation; one that was displaced ends.
+it), the reporter, the alarms, and one per running run. A worker that lost its lease stops its runs,
+reports nothing for them, and goes on as a new incarnation; one that was displaced ends.
 """
 
 import os
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 from uuid import uuid4
 
+from consumers.alarms import Alarms
 from consumers.doors import BLOCK_S, Doors
+from consumers.leasing import Lease
 from consumers.pulse import Pulse
-from consumers.reporting import Reporter
-from consumers.runners import Runner
+from consumers.runners import Runner, Why
+from consumers.running import Running
 from consumers.slots import Active, Slots
 from dispatcher import (
     ClaimAnswer,
     Clock,
     DispatcherError,
     HolderLost,
-    Outcome,
+    Pool,
     RedisRefused,
     RedisUnavailable,
     Registered,
     Registration,
     Release,
-    Start,
     Word,
     logger,
 )
 
 __all__ = ["Doors", "Worker"]
 
+CLAIM_RUNS = 25  # one millisecond of the server, for which everybody else waits
 RETRY_FIRST_S = 0.05
 RETRY_MOST_S = 0.5
-RENEW_AGAIN_S = 0.2  # less than recovery waits for its second look
-STUCK_S = 30.0
-LOST = "the claim was lost"
-RELEASED = "the worker ends"
-FROZEN = "the worker stood still for longer than its lease"
 T = TypeVar("T")
 
 
 class Worker:
-    """One worker of one pool; `queues` empty means all, also those that come later."""
+    """One worker of one pool; `queues` empty means all, also those that come later.
+
+    `configure` hears of the pool before the first run starts, and before the first one that was
+    claimed after its command or template had changed.
+    """
 
     def __init__(
         self,
@@ -60,49 +60,75 @@ class Worker:
         limit: int,
         queues: Sequence[str] = (),
         kind: str = "process",
+        configure: Callable[[Pool], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._doors, self._runner = doors, runner
         self._pool, self._name, self._kind = pool, name, kind
         self._queues = tuple(queues)
+        self._configure, self._job_version = configure, -1
         self._clock = clock or Clock()
-        self._slots = Slots(limit)
-        self._executor = ThreadPoolExecutor(limit, thread_name_prefix="run")
-        self._me: Registered | None = None
-        self._number, self._reached = 0, False
-        self._served: list[str] = []
-        self._served_version, self._queues_version = -1, 0
-        self._draining, self._ending = threading.Event(), threading.Event()
-        self._lost, self._compare = threading.Event(), threading.Event()
-        self._renewing = threading.Lock()
-        self._progress_s = self._clock.monotonic_s()
         self._log = logger(pool=pool, worker=name)
-        self._reporter = Reporter(doors.reporting, pool, self._slots, self._wake_up, self._log)
+        self._alarms = Alarms(self._clock, self._log)
+        self._slots = Slots(limit, self._alarms)
+        self._reached, self._told = False, False
+        self._served: list[str] = []
+        self._served_version = -1
+        self._ending = threading.Event()
         self._pulse = Pulse(
             runner.alive,
-            may_beat=lambda: self._stuck_s() == 0,
-            on_gap=partial(self._slots.stop_all, FROZEN),
+            may_beat=lambda: self._lease.stuck_s() == 0,
+            on_gap=self._stood_still,
             clock=self._clock,
         )
+        self._running = self._make_running()
+        self._lease = self._make_lease()
         self.failure: DispatcherError | None = None
         self.ended = threading.Event()
-        duties = {"claims": self._live, "renewer": self._renew_for_ever}
-        self._threads = [
-            threading.Thread(target=duty, name=name, daemon=True) for name, duty in duties.items()
-        ]
+        self._thread = threading.Thread(target=self._live, name="claims", daemon=True)
+
+    def _stood_still(self) -> None:
+        if self._runner.guarded:  # by now the guardian has ended what ran
+            self._slots.stop_all(Why.FROZEN)
+
+    def _make_running(self) -> Running:
+        return Running(
+            self._runner,
+            self._doors.reporting,
+            pool=self._pool,
+            slots=self._slots,
+            alarms=self._alarms,
+            clock=self._clock,
+            check=self._pulse.check,
+            wake=self._wake_up,
+            log=self._log,
+        )
+
+    def _make_lease(self) -> Lease:
+        return Lease(
+            self._doors.renewing,
+            self._pool,
+            slots=self._slots,
+            running=self._running,
+            beat=self._pulse.beat,
+            wake=self._wake_up,
+            on_loss=self._lose,
+            clock=self._clock,
+            log=self._log,
+        )
 
     def start(self) -> None:
         """Start the threads; the worker waits for a Redis that is not there yet."""
-        self._reporter.start()
+        self._running.start()
         self._pulse.start()
-        for thread in self._threads:
-            thread.start()
+        self._lease.start()
+        self._thread.start()
 
     def drain(self, reason: str) -> None:
         """Claim nothing more; what runs goes on and the worker ends after it."""
-        self._draining.set()
+        self._lease.draining.set()
         self._log.info("draining", reason=reason, running=self._slots.held())
-        me = self._me
+        me = self._lease.me
         try:
             if me:
                 self._doors.renewing.drain(self._pool, me.holder, reason=reason)
@@ -111,8 +137,8 @@ class Worker:
 
     def release_all(self) -> None:
         """Stop what runs and give it back; the worker ends when all of it is gone."""
-        self._draining.set()
-        self._slots.stop_all(RELEASED)
+        self._lease.draining.set()
+        self._slots.stop_all(Why.RELEASED)
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Wait until nothing is claimed any more and nothing runs; False when time is over."""
@@ -120,13 +146,13 @@ class Worker:
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Leave the pool and end all threads; what could not be reported is left to recovery."""
-        self._draining.set()
-        self._reporter.close(timeout_s)
+        self._lease.draining.set()
+        self._running.close(timeout_s)
         self._ending.set()
+        self._lease.close()
         self._doors.claiming.connection.reset()
-        self.ended.wait(1.0)
+        self._thread.join(1.0)
         self._leave()
-        self._executor.shutdown(wait=False)
         self._pulse.close()
         self._runner.close()
         self._doors.close()
@@ -135,40 +161,50 @@ class Worker:
 
     def _live(self) -> None:
         try:
-            while not self._draining.is_set():
+            while not self._lease.draining.is_set():
                 self._be_one_incarnation()
+            self.ended.set()
+            self._obey_to_the_end()
         except DispatcherError as error:
             self.failure = error
-            self._slots.stop_all(LOST)
+            self._slots.stop_all(Why.LOST)
         except Exception as error:  # noqa: BLE001  a fault of ours must not pass for an end
             self._log.exception("claim-loop-failed")
             self.failure = DispatcherError(f"the claim loop failed: {error!r}")
-            self._slots.stop_all(LOST)
+            self._slots.stop_all(Why.LOST)
         finally:
             self.ended.set()
 
+    def _obey_to_the_end(self) -> None:
+        """Hear what is said of the last runs: they may still be cancelled, or taken away."""
+        self._log.debug("claims-no-more", running=self._slots.held())
+        while self._slots.held() and not self._lease.lost.is_set() and not self._ending.is_set():
+            self._slots.begin_wait()
+            self._patiently(partial(self._listen, []), also_draining=True)
+            if self._lease.compare.is_set():
+                self._patiently(self._compare_claims, also_draining=True)
+
     def _be_one_incarnation(self) -> None:
         """Register, then claim until the lease is lost or the worker drains."""
-        with self._renewing:  # a renewal of the last incarnation may still be under way
-            self._me = None
-            self._lost.clear()
-        self._number = 0
-        self._me = self._patiently(self._register)
-        if not self._me:
+        self._lease.forget()
+        self._lease.me = self._patiently(self._register)
+        if not self._lease.me:
             return
         more = True
-        while not self._draining.is_set() and not self._lost.is_set():
-            self._progress_s = self._clock.monotonic_s()
-            if self._compare.is_set():
+        while not self._lease.draining.is_set() and not self._lease.lost.is_set():
+            self._lease.touch()
+            if self._lease.compare.is_set():
                 self._patiently(self._compare_claims)
             if more and self._slots.free() > 0:
                 answer = self._patiently(self._claim)
                 more = bool(answer and self._accept(answer))
+                if more and self._slots.free() > 0:
+                    self._patiently(self._look)
             else:
                 more = self._patiently(partial(self._wait, more=more)) is not False
-        if self._lost.is_set() or self.failure:
+        if self._lease.lost.is_set() or self.failure:
             # Every child of the lost claims is gone before a new incarnation claims anything.
-            self._slots.stop_all(LOST)
+            self._slots.stop_all(Why.LOST)
             self._slots.wait_empty()
 
     def _register(self) -> Registered:
@@ -181,7 +217,7 @@ class Worker:
             pid=os.getpid(),
             type=self._kind,
         )
-        self._doors.claiming.warm_up()
+        self._doors.claiming.warm_up(self._pool)
         me = self._doors.claiming.register(self._pool, registration)
         self._reached = True
         if me.displaced:
@@ -193,66 +229,76 @@ class Worker:
 
     def _claim(self) -> ClaimAnswer:
         """Claim under the next number; repeated after an outage it gives the same runs again."""
-        assert self._me
-        number = self._number + 1
+        assert self._lease.me
+        number = self._lease.number + 1
+        slots = min(self._slots.free(), CLAIM_RUNS)
         answer = self._doors.claiming.claim(
-            self._pool, self._me.holder, number=number, slots=self._slots.free()
+            self._pool, self._lease.me.holder, number=number, slots=slots
         )
         if answer.word in (Word.CLAIMED, Word.STALE):
-            self._number = number
+            self._lease.number = number
         return answer
 
     def _accept(self, answer: ClaimAnswer) -> bool:
         """Start what was claimed; return whether to claim again at once."""
         if answer.word is Word.LOST:
-            self._patiently(self._renew)  # ended but not recovered, it may go on
+            self._patiently(self._lease.renew)  # ended but not recovered, it may go on
             return True
         if answer.word is Word.DRAINING:
-            self._draining.set()
+            self._lease.draining.set()
         taken = [active for claim in answer.claims if (active := self._slots.add(claim))]
         for claim in (active.claim for active in taken):
             self._log.info("claimed", queue=claim.queue, run=claim.run_id, delivery=claim.delivery)
         if taken:
-            self._patiently(lambda: self._start_all(taken), also_draining=True)
+            self._patiently(partial(self._begin, taken), also_draining=True)
         return answer.more
 
-    def _start_all(self, taken: list[Active]) -> None:
-        """Start what was claimed; what has an answer leaves the list, so this can be repeated."""
-        starts = [Start(a.claim.run_id, a.claim.token, a.claim.run_count + 1) for a in taken]
-        words = self._doors.claiming.report_many(self._pool, starts)
-        now_ms = self._clock.now_ms()
-        answered = [w for w in zip(list(taken), words, strict=True) if isinstance(w[1], Word)]
-        for active, word in answered:
-            claim = active.claim
-            taken.remove(active)
-            if word is Word.STARTED:
-                late_ms = now_ms - claim.due_ms
-                self._log.info("started", queue=claim.queue, run=claim.run_id, late_ms=late_ms)
-                self._executor.submit(self._run, active)
-            else:
-                self._slots.remove(claim)
-                self._log.warning("claim-lost", run=claim.run_id, reason="before its start")
-        for word in words:
-            if isinstance(word, DispatcherError):
-                raise word
+    def _begin(self, taken: list[Active]) -> None:
+        """Start what was claimed, by the pool's present command and template."""
+        known = all(active.claim.job_version == self._job_version for active in taken)
+        if self._configure and not known:
+            pool = self._doors.inspector.pool(self._pool)
+            self._configure(pool)
+            self._job_version = pool.job_version
+        self._running.begin_all(self._doors.claiming, taken)
 
     def _wait(self, *, more: bool) -> bool:
         """Block until there is something to do; return whether to claim when a slot is free."""
-        assert self._me
         self._read_queues()
         full = self._slots.begin_wait()
+        came = self._listen([] if full else self._served)
+        return came is not None or (full and more)
+
+    def _listen(self, queues: Sequence[str]) -> str | None:
+        """Block until a queue says "look", or our inbox "renew now", which is done."""
+        assert self._lease.me
+        came: str | None = ""
         try:
-            served = [] if full else self._served
-            came = self._doors.claiming.wait(self._pool, self._me.holder, served, timeout_s=BLOCK_S)
+            if not self._told:
+                came = self._doors.claiming.wait(
+                    self._pool, self._lease.me.holder, queues, timeout_s=BLOCK_S
+                )
         finally:
             self._slots.end_wait()
         if came == "":
-            self._renew()
-            self._slots.wait_freed(1.0)
-        return came is not None or (full and more)
+            self._obey()
+            if not self._lease.compare.is_set():
+                self._slots.wait_freed(1.0)
+        return came
+
+    def _look(self) -> None:
+        """Look into our inbox without waiting: who claims again and again would never hear."""
+        assert self._lease.me
+        if self._told or self._doors.claiming.look(self._pool, self._lease.me.holder):
+            self._obey()
+
+    def _obey(self) -> None:
+        self._told = True  # until it is done, also when Redis is away in between
+        self._lease.renew()
+        self._told = False
 
     def _read_queues(self) -> None:
-        version = self._queues_version
+        version = self._lease.queues_version
         if self._served_version != version:
             names = self._doors.inspector.queue_names(self._pool)
             self._served = [name for name in names if not self._queues or name in self._queues]
@@ -262,7 +308,7 @@ class Worker:
         """Repeat a step through outages; None when the worker gave up on it meanwhile."""
         pause_s = RETRY_FIRST_S
         while True:
-            self._progress_s = self._clock.monotonic_s()
+            self._lease.touch()
             try:
                 answer = step()
                 if pause_s > RETRY_FIRST_S:
@@ -274,7 +320,8 @@ class Worker:
                 reason = "refused"
             except RedisUnavailable as error:
                 reason = str(error)
-            if self._lost.is_set() or (self._draining.is_set() and not also_draining):
+            given_up = self._lease.lost.is_set() or self._ending.is_set()
+            if given_up or (self._lease.draining.is_set() and not also_draining):
                 return None
             if pause_s == RETRY_FIRST_S:
                 self._log.warning("redis-away", reason=reason)
@@ -284,96 +331,25 @@ class Worker:
 
     def _wake_up(self) -> None:
         try:
-            if self._me:
-                self._doors.reporting.nudge(self._pool, self._me.holder)
+            if self._lease.me:
+                self._doors.reporting.nudge(self._pool, self._lease.me.holder)
         except RedisUnavailable:
             self._doors.claiming.connection.reset()  # the claim loop must not sit out its block
 
-    def _run(self, active: Active) -> None:
-        claim = active.claim
-        began_s = self._clock.monotonic_s()
-        outcome = Outcome("CRASHED", "Crashed", "stopped before it began")  # never reported
-        try:
-            if active.stop.reason is None:
-                outcome = self._runner.run(claim, active.stop)
-        except Exception as error:  # noqa: BLE001  a runner's fault must not take the worker down
-            self._log.exception("runner-failed", run=claim.run_id)
-            outcome = Outcome("CRASHED", "Crashed", f"the runner failed: {error!r}")
-        active.took_ms = round((self._clock.monotonic_s() - began_s) * 1000)
-        self._pulse.check()  # a child may have ended because we stood still
-        if active.stop.reason == LOST:
-            self._slots.remove(claim)
-            self._log.warning("claim-lost", run=claim.run_id, reason="its work was stopped")
-        elif active.stop.reason:
-            self._reporter.release(active, active.stop.reason)
-        else:
-            self._reporter.finish(active, outcome)
-
-    # The lease.
-
-    def _renew_for_ever(self) -> None:
-        while not self._ending.is_set():
-            me = self._me
-            period_s = me.renew_ms / 1000 if me else RETRY_MOST_S
-            if self._ending.wait(period_s) or not me:
-                continue
-            if stuck_s := self._stuck_s():
-                self._log.error("claim-loop-stuck", seconds=round(stuck_s))
-                continue
-            self._pulse.beat()
-            try:
-                self._renew()
-            except RedisUnavailable as error:
-                self._log.warning("renewal-delayed", reason=str(error))
-                self._renew_soon(me)
-
-    def _renew_soon(self, me: Registered) -> None:
-        """Try more often than once a period: the lease may be short after an outage."""
-        while not self._ending.wait(RENEW_AGAIN_S) and self._me is me:
-            try:
-                self._renew()
-                return
-            except RedisUnavailable:
-                continue
-
-    def _stuck_s(self) -> float:
-        """Return for how long the claim loop makes no progress; 0 while that is no reason."""
-        stuck_s = self._clock.monotonic_s() - self._progress_s
-        lease_s = self._me.lease_ms / 1000 if self._me else 0.0
-        return stuck_s if stuck_s > STUCK_S + lease_s and not self._draining.is_set() else 0.0
-
-    def _renew(self) -> None:
-        with self._renewing:
-            me = self._me
-            if me is None or self._lost.is_set() or self._ending.is_set():
-                return
-            answer = self._doors.renewing.renew(
-                self._pool, me.holder, held=self._slots.held(), number=self._number
-            )
-            if answer.word in (Word.LOST, Word.DISPLACED):
-                self._lose(HolderLost(me.holder, displaced=answer.word is Word.DISPLACED))
-                return
-            self._queues_version = answer.queues_version
-            if answer.draining:
-                self._draining.set()
-            if answer.word is Word.COMPARE:
-                self._compare.set()
-
     def _lose(self, error: HolderLost) -> None:
-        self._log.error("lease-lost", reason=str(error), running=self._slots.held())
-        self._slots.stop_all(LOST)
+        self._slots.stop_all(Why.LOST)
         if error.displaced:
             self.failure = error
-            self._draining.set()
-        self._lost.set()
+            self._lease.draining.set()
+        self._lease.lost.set()
         self._doors.claiming.connection.reset()  # the claim loop must not sit out its block
 
     def _compare_claims(self) -> None:
         """Release what only Redis thinks we have, stop what only we think we have."""
-        assert self._me
-        self._compare.clear()
+        assert self._lease.me
+        self._lease.compare.clear()
         active = self._slots.all()  # before asking: what ends meanwhile is not unknown to us
-        theirs = self._doors.inspector.claims(self._pool, self._me.holder)
+        theirs = self._doors.inspector.claims(self._pool, self._lease.me.holder)
         ours = {(each.claim.run_id, each.claim.token) for each in active}
         for run_id, token in theirs.items() - ours:
             release = Release(run_id, token, "its worker does not know it")
@@ -381,11 +357,11 @@ class Worker:
             self._log.warning("released", run=run_id, reason=release.reason)
         for each in active:
             if theirs.get(each.claim.run_id) != each.claim.token and not each.reporting:
-                each.stop.request(LOST)
+                each.stop.request(Why.LOST)
 
     def _leave(self) -> None:
-        me = self._me
-        if me is None or self.failure or self._lost.is_set():
+        me = self._lease.me
+        if me is None or self.failure or self._lease.lost.is_set():
             return
         try:
             self._compare_claims()

@@ -20,7 +20,13 @@ from dispatcher.errors import (
 )
 from dispatcher.guardian import Guardian
 from dispatcher.inspector import Inspector
-from dispatcher.job_configuration import ProcessJob, payload_process_job, process_job
+from dispatcher.job_configuration import (
+    HandlerJob,
+    ProcessJob,
+    payload_handler_job,
+    payload_process_job,
+    process_job,
+)
 from dispatcher.logs import configure_logs, logger
 from dispatcher.models import FlowRun, ScheduledFlowRun, State, StateType
 from dispatcher.producer import Producer, connect, find_url
@@ -29,20 +35,22 @@ from dispatcher.records import (
     ClaimAnswer,
     Finish,
     Outcome,
-    Place,
-    Pool,
-    Queue,
     Receipt,
     Registered,
     Registration,
     Release,
     Report,
-    RunRecord,
     Start,
     Word,
 )
 from dispatcher.settings import Settings, read_settings
 from dispatcher.store import Store
+from dispatcher.stored import (
+    Place,
+    Pool,
+    Queue,
+    RunRecord,
+)
 
 __version__ = "0.1.0"
 
@@ -85,6 +93,8 @@ __all__ = [
     "ProcessJob",
     "process_job",
     "payload_process_job",
+    "HandlerJob",
+    "payload_handler_job",
     "Claim",
     "ClaimAnswer",
     "Start",

@@ -5,20 +5,24 @@ first moves the run and the others find nothing. Between two due times a dispatc
 submits and claims that matter to it publish a hint, and a slow sweep is the net under the hints.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from dispatcher.clock import Clock
-from dispatcher.errors import NotFound
+from dispatcher.errors import NotFound, RedisRefused, RedisUnavailable
 from dispatcher.inspector import Inspector
 from dispatcher.logs import logger
 from dispatcher.records import Dispatched, Hint, Moved
 from dispatcher.store import Store
 
 QUEUES_PER_CALL = 100
+RUNS_PER_STEP = 25  # half a millisecond of the server, for which everybody else waits
 POOL_NAMES_EVERY_S = 60.0
 SAMPLES_S = 10.0  # how long a sample of the server's clock is good: clocks drift apart
 STEP_MS = 50.0
+AWAY_S = 0.5  # until a node of a cluster that is away is asked again
 
 
 class ServerTime:
@@ -71,8 +75,10 @@ class Dispatcher:
         self._sweep_s = sweep_s
         self._clock = clock or Clock()
         self._on_new_pool = on_new_pool
-        self._time = ServerTime(self._clock)
+        self._times: dict[object, ServerTime] = {}
+        self._away: dict[str, float] = {}  # pools whose node is away, and when to look again
         self._due_ms: dict[tuple[str, str], float] = {}
+        self._late_at_ms: dict[str, float] = {}
         self._rotation: deque[str] = deque()
         self._names_read_s = float("-inf")
         self._sweep_at_s = 0.0
@@ -83,7 +89,7 @@ class Dispatcher:
         return sorted(self._rotation)
 
     def hear(self, hint: Hint) -> None:
-        """Take in a hint: look at that queue no later than its due time."""
+        """Take in a hint: look at that queue, or at all of the pool, no later than its due time."""
         if self._only and hint.pool not in self._only:
             return
         if hint.pool not in self._rotation:
@@ -98,30 +104,91 @@ class Dispatcher:
         self._due_ms.clear()
         self._read_names()
         for pool in list(self._rotation):
-            self._look(pool)
+            self._apart(pool, partial(self._look, pool))
         self._sweep_at_s = self._clock.monotonic_s() + self._sweep_s
 
-    def run_once(self) -> float:
-        """Dispatch what is due and return for how many seconds there is nothing to do."""
+    def run_once(self, is_called: Callable[[], bool] = lambda: False) -> float:
+        """Dispatch what is due and return for how many seconds there is nothing to do.
+
+        Pools take turns, so that many runs of one hold up no other. Ends between two rounds when
+        `is_called` says that there is something to hear, or a sweep is due.
+        """
         now_s = self._clock.monotonic_s()
         if now_s >= self._sweep_at_s:
             self._sweep_at_s = now_s + self._sweep_s
             self._sweep()
-        by_pool: dict[str, list[str]] = {}
-        now_ms = self._time.now_ms()
-        for (pool, queue), due_ms in self._due_ms.items():
-            if due_ms <= now_ms:
-                by_pool.setdefault(pool, []).append(queue)
-        for pool, queues in by_pool.items():
-            self._dispatch(pool, queues)
+        for pool in [pool for pool, again_s in self._away.items() if again_s <= now_s]:
+            self._apart(pool, partial(self._look, pool))
+        while self._take_turns():
+            if is_called() or self._clock.monotonic_s() >= self._sweep_at_s:
+                break
         return self._idle_s()
 
+    def _take_turns(self) -> bool:
+        """Do one step for each pool that has something due; return whether any has."""
+        due = self._due()
+        for pool, queues in due.items():
+            look, dispatch = partial(self._look, pool), partial(self._dispatch, pool, queues)
+            self._apart(pool, look if "" in queues else dispatch)
+        for pool in [p for p, at_ms in self._late_at_ms.items() if at_ms <= self._now_ms(p)]:
+            self._apart(pool, partial(self._watch, pool))
+        return bool(due)
+
+    def _due(self) -> dict[str, list[str]]:
+        """Return the queues that it is time to look at, by pool."""
+        found: dict[str, list[str]] = {}
+        now_ms = dict.fromkeys(self._away, -math.inf)
+        for (pool, queue), due_ms in self._due_ms.items():
+            if pool not in now_ms:
+                now_ms[pool] = self._now_ms(pool)
+            if due_ms <= now_ms[pool]:
+                found.setdefault(pool, []).append(queue)
+        return found
+
     def _idle_s(self) -> float:
-        until_sweep_s = self._sweep_at_s - self._clock.monotonic_s()
-        if not self._due_ms:
-            return max(0.0, until_sweep_s)
-        until_due_s = (min(self._due_ms.values()) - self._time.now_ms()) / 1000
-        return max(0.0, min(until_sweep_s, until_due_s))
+        first_ms = dict(self._late_at_ms)
+        for (pool, _), due_ms in self._due_ms.items():
+            first_ms[pool] = min(due_ms, first_ms.get(pool, due_ms))
+        now_s = self._clock.monotonic_s()
+        waits_s = [self._sweep_at_s - now_s, *(at_s - now_s for at_s in self._away.values())]
+        pools = first_ms.keys() - self._away.keys()
+        waits_s += [(first_ms[pool] - self._now_ms(pool)) / 1000 for pool in pools]
+        return max(0.0, min(waits_s))
+
+    def _time_of(self, pool: str) -> ServerTime:
+        """Return the clock of the server that has a pool; in a cluster each node has its own."""
+        server = self._store.at(pool)
+        if server not in self._times:
+            self._times[server] = ServerTime(self._clock)
+        return self._times[server]
+
+    def _now_ms(self, pool: str) -> float:
+        # What is due on a server that was never asked is not known, so it is asked.
+        return self._time_of(pool).now_ms() or math.inf
+
+    def _apart(self, pool: str, step: Callable[[], None]) -> None:
+        """Do a step for a pool; a node of a cluster that is away must not hold up other pools.
+
+        So no more than half of the time goes into asking it.
+        """
+        asked_s = self._clock.monotonic_s()
+        try:
+            step()
+        except RedisUnavailable as error:
+            self._check_apart(error)
+            if pool not in self._away:
+                self._log.warning("redis-away", pool=pool, reason=str(error))
+            self._forget_moments(pool)
+            now_s = self._clock.monotonic_s()
+            self._away[pool] = now_s + max(AWAY_S, now_s - asked_s)
+        else:
+            if self._away.pop(pool, None):
+                self._log.info("redis-back", pool=pool)
+
+    def _check_apart(self, error: RedisUnavailable) -> None:
+        """Raise an outage of all that there is: there is one server, or it is a refusal."""
+        if isinstance(error, RedisRefused) or not self._store.connection.cluster:
+            raise error
 
     def _sweep(self) -> None:
         if self._clock.monotonic_s() - self._names_read_s > POOL_NAMES_EVERY_S:
@@ -129,11 +196,18 @@ class Dispatcher:
         if self._rotation:
             pool = self._rotation[0]
             self._rotation.rotate(-1)
-            self._look(pool)
+            if pool not in self._away:
+                self._apart(pool, partial(self._look, pool))
 
     def _read_names(self) -> None:
         self._names_read_s = self._clock.monotonic_s()
-        names = set(self._only or self._inspector.pool_names())
+        try:
+            names = set(self._only or self._inspector.pool_names())
+        except RedisUnavailable as error:
+            self._check_apart(error)
+            self._log.warning("redis-away", what="the list of pools", reason=str(error))
+            self._names_read_s = float("-inf")
+            names = set(self._rotation)
         known = [pool for pool in self._rotation if pool in names]
         new = sorted(names.difference(known))
         self._rotation = deque([*known, *new])
@@ -141,38 +215,69 @@ class Dispatcher:
             self._on_new_pool()
 
     def _look(self, pool: str) -> None:
-        self._dispatch(pool, self._inspector.queue_names(pool))
+        self._due_ms.pop((pool, ""), None)
+        if queues := self._inspector.queue_names(pool):
+            self._dispatch(pool, queues)
 
     def _dispatch(self, pool: str, queues: Sequence[str]) -> None:
-        todo = list(queues)
-        while todo:
-            batch, todo = todo[:QUEUES_PER_CALL], todo[QUEUES_PER_CALL:]
-            asked_s = self._clock.monotonic_s()
-            try:
-                answer = self._store.dispatch(pool, batch)
-            except NotFound:
-                self._forget(pool)
-                return
-            self._time.learn(answer.now_us, asked_s=asked_s)
-            self._note(pool, batch, answer)
-            todo += answer.more
+        """Do one step; what it leaves is due at the next turn."""
+        batch, rest = queues[:QUEUES_PER_CALL], queues[QUEUES_PER_CALL:]
+        asked_s = self._clock.monotonic_s()
+        try:
+            answer = self._store.dispatch(pool, batch, limit=RUNS_PER_STEP)
+        except NotFound:
+            self._forget(pool)
+            return
+        self._time_of(pool).learn(answer.now_us, asked_s=asked_s)
+        self._note(pool, batch, answer)
+        self._due_ms |= {(pool, queue): 0.0 for queue in (*answer.more, *rest)}
+        for queue in answer.withdraw:
+            self._store.withdraw(pool, queue)
+
+    def _watch(self, pool: str) -> None:
+        """Announce what is late; a step that finds something comes back at once for more."""
+        try:
+            answer = self._store.watch(pool)
+        except NotFound:
+            self._forget(pool)
+            return
+        self._set_late_at(pool, answer.late_at_ms)
+        for run_id, queue in answer.late:
+            self._log.warning("late", pool=pool, queue=queue, run=run_id)
+        for queue in answer.unserved:
+            self._log.warning("unserved", pool=pool, queue=queue, reason="no live worker serves it")
+
+    def _set_late_at(self, pool: str, at_ms: int | None) -> None:
+        self._late_at_ms.pop(pool, None)
+        if at_ms is not None:
+            self._late_at_ms[pool] = at_ms
 
     def _note(self, pool: str, batch: Sequence[str], answer: Dispatched) -> None:
         for queue in batch:
             due_ms = answer.next_due_ms.get(queue)
             self._due_ms.pop((pool, queue), None)
-            if due_ms is not None and queue not in answer.more:
+            if due_ms is not None:
                 self._due_ms[pool, queue] = due_ms
+        self._set_late_at(pool, answer.late_at_ms)
         for moved in answer.moved:
             self._log_moved(pool, moved, answer.now_us // 1000)
+        for run_id, queue in answer.waiting:
+            self._log.info("waiting", pool=pool, queue=queue, run=run_id, reason="deployment limit")
+        for gone in answer.skipped:
+            where = {"pool": pool, "queue": gone.queue, "run": gone.run_id}
+            self._log.warning("skipped", **where, reason=gone.reason)
 
     def _log_moved(self, pool: str, moved: Moved, now_ms: int) -> None:
         late_ms = now_ms - moved.due_ms
         where = {"pool": pool, "queue": moved.queue}
         self._log.info("dispatched", **where, run=moved.run_id, late_ms=late_ms)
 
-    def _forget(self, pool: str) -> None:
+    def _forget_moments(self, pool: str) -> None:
         for place in [place for place in self._due_ms if place[0] == pool]:
             del self._due_ms[place]
+        self._late_at_ms.pop(pool, None)
+
+    def _forget(self, pool: str) -> None:
+        self._forget_moments(pool)
         if pool not in self._only and pool in self._rotation:
             self._rotation.remove(pool)

@@ -9,6 +9,8 @@ DispatcherError
 │   ├── NotFound          no such pool, queue or run
 │   │   ├── PoolNotFound
 │   │   └── QueueNotFound
+│   ├── PoolChanged       its command or template is another one than was checked against
+│   ├── NotEmpty          a pool or queue that still has something cannot be deleted
 │   └── AlreadyExists     a pool, queue or id that is taken
 ├── ClaimLost             the fencing token is no longer valid: stop that run's work
 ├── HolderLost            the worker's incarnation is no longer registered
@@ -73,6 +75,17 @@ class QueueNotFound(NotFound):
 
 class AlreadyExists(Refused):
     """The pool, queue or id is taken."""
+
+
+class PoolChanged(Refused):
+    """The pool's command or template is not the one that the run was checked against."""
+
+    def __init__(self, pool: str) -> None:
+        super().__init__(f"pool {pool!r} keeps changing its command or template; submit again")
+
+
+class NotEmpty(Refused):
+    """A pool or queue that still has something cannot be deleted."""
 
 
 class ClaimLost(DispatcherError):

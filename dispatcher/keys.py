@@ -4,6 +4,7 @@ All keys of a pool share the hash tag `{pool}`, so one pool is one Cluster slot 
 touch any of them. Scripts get keys and key prefixes from here; no key is spelled anywhere else.
 """
 
+import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
@@ -32,7 +33,8 @@ TABLE = (
         "pool",
         "{p}:pool",
         "hash",
-        "data version, id, type, command, lease and retention settings, submission counter",
+        "data version, id, type, command, base job template and their version, limit, pauses, "
+        "lease and retention settings, submission counter",
         "with the pool",
     ),
     Key("queues", "{p}:queues", "zset", "queue name, score = priority (1 first)", "with the pool"),
@@ -40,16 +42,53 @@ TABLE = (
         "queue",
         "{p}:queue:<q>",
         "hash",
-        "id, delivery settings, bytes not yet claimed and the largest of them, "
-        "what blocked the last dispatch",
+        "id, limit, pauses, late policy, delivery settings, bytes not yet claimed and the largest "
+        "of them, what blocked the last dispatch",
         "with the queue",
     ),
+    Key("deployments", "{p}:deployments", "set", "ids that have a limit", "with the limits"),
+    Key("deployment", "{p}:deployment:<d>", "hash", "limit, collision strategy", "with the limit"),
     Key(
         "scheduled",
         "{p}:scheduled:<q>",
         "zset",
         "place number + run id, score = due in ms",
         "empties itself",
+    ),
+    Key(
+        "waiting",
+        "{p}:waiting:<d>:<q>",
+        "zset",
+        "due runs whose deployment is full, same members and scores",
+        "when there is room",
+    ),
+    Key(
+        "waits",
+        "{p}:waits",
+        "zset",
+        "`<d> <q>` of each waiting set that is not empty, score = 0",
+        "empties itself",
+    ),
+    Key(
+        "freed",
+        "{p}:freed:<q>",
+        "set",
+        "deployments that may have room again for runs that wait in this queue",
+        "when dispatch has looked",
+    ),
+    Key(
+        "newest",
+        "{p}:newest:<q>",
+        "hash",
+        "under `late_policy` latest: deployment, due time and place of its newest due run",
+        "with the policy",
+    ),
+    Key(
+        "unstarted",
+        "{p}:unstarted",
+        "zset",
+        "runs that have not started and were not announced as late, score = due in ms",
+        "started, announced, ended",
     ),
     Key(
         "stream",
@@ -62,7 +101,7 @@ TABLE = (
         "ready",
         "{p}:ready",
         "zset",
-        "queues that have unclaimed entries, score = priority",
+        "queues that have unclaimed entries, are not paused and not full, score = priority",
         "empties itself",
     ),
     Key("wake", "{p}:wake:<q>", "list", 'at most one element: "look"', "popped"),
@@ -73,6 +112,34 @@ TABLE = (
         "the payload as accepted, and what has happened since: place, state, entry, token, "
         "holder, counts, times, deliveries, the last answers",
         "TTL after the end",
+    ),
+    Key(
+        "idempotency",
+        "{p}:idempotency:<sha256>",
+        "string",
+        "run id; the digest is of flow id and idempotency key",
+        "TTL set when its run ends",
+    ),
+    Key(
+        "pool_slots",
+        "{p}:slots:pool",
+        "zset",
+        "claimed runs of the pool, score = since when in ms",
+        "when the claim ends",
+    ),
+    Key(
+        "queue_slots",
+        "{p}:slots:queue:<q>",
+        "zset",
+        "claimed runs of a queue, score = since when in ms",
+        "when the claim ends",
+    ),
+    Key(
+        "deployment_slots",
+        "{p}:slots:deployment:<d>",
+        "zset",
+        "runs of a deployment from dispatch to the end of their claim, score = since when in ms",
+        "when the claim ends",
     ),
     Key(
         "holders",
@@ -89,6 +156,7 @@ TABLE = (
         "with the holder",
     ),
     Key("claims", "{p}:claims:<h>", "set", "ids of the runs the holder has claimed", "with them"),
+    Key("orders", "{p}:orders:<h>", "set", "ids of runs to cancel", "when those runs end"),
     Key("inbox", "{p}:inbox:<h>", "list", 'at most one element: "renew now"', "popped"),
     Key("workers", "{p}:workers", "hash", "worker name, its present holder", "with the holder"),
     Key(
@@ -99,15 +167,29 @@ TABLE = (
         "requeue, purge",
     ),
     Key("finished", "{p}:finished", "zset", "ended runs by time", "with their records"),
-    Key("events", "{p}:events", "stream", "every change", "MAXLEN ~ 10,000"),
+    Key(
+        "events",
+        "{p}:events",
+        "stream",
+        "every change",
+        "MAXLEN ~ 10,000; TTL when its pool is deleted",
+    ),
     Key(
         "changes",
         "{p}:changes",
         "channel",
-        "hint to dispatchers: `<queue> <due_ms>`, something is due earlier than they know",
+        "hint to dispatchers: `<queue> <due_ms>`, something is due earlier than they know; "
+        "no queue: look at all of them",
         "not stored",
     ),
 )
+
+# What a key of a pool begins with behind its tag, and whether a part that varies follows.
+_SHAPES = [
+    (key.name, key.pattern.removeprefix("{p}:").split("<")[0], "<" in key.pattern)
+    for key in TABLE
+    if key.pattern.startswith("{p}:")
+]
 
 
 def encode(name: str) -> str:
@@ -174,6 +256,23 @@ def pool_of_channel(prefix: str, channel: str) -> str | None:
     """Return the pool whose `changes` channel this is, None for any other channel."""
     body = channel.removeprefix(f"{prefix}:{{").removesuffix("}:changes")
     return decode(body) if channel == PoolKeys(prefix, decode(body))["changes"] else None
+
+
+def all_keys_pattern(prefix: str, pool: str | None = None) -> str:
+    """Return the pattern that matches every key of a pool, or of all pools."""
+    tag = f"{encode(pool)}}}:" if pool is not None else ""
+    return re.sub(r"([*?[\]^\\])", r"\\\1", f"{prefix}:{{{tag}") + "*"
+
+
+def taken_apart(prefix: str, key: str) -> tuple[str, str, str] | None:
+    """Return the pool, the name and the part that varies of a key; None when it is not ours."""
+    tag, mark, rest = key.removeprefix(f"{prefix}:{{").partition("}:")
+    if not mark or not key.startswith(f"{prefix}:{{"):
+        return None
+    for name, start, varies in _SHAPES:
+        if rest == start or (varies and rest.startswith(start)):
+            return decode(tag), name, rest.removeprefix(start)
+    return None
 
 
 def markdown_table() -> str:

@@ -1,12 +1,13 @@
 """Submitting: find the pool and queue a run belongs to, check that it can run there, accept it."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 from dispatcher.clock import to_ms
@@ -19,19 +20,23 @@ from dispatcher.errors import (
     InvalidRun,
     InvalidSettings,
     NotFound,
+    PoolChanged,
     QueueNotFound,
 )
 from dispatcher.inspector import Inspector
 from dispatcher.intake import Offer, parse_offer
-from dispatcher.job_configuration import process_job
-from dispatcher.models import FlowRun
-from dispatcher.records import Pool, Queue, Receipt, RunRecord, Submission
+from dispatcher.job_configuration import check_job
+from dispatcher.models import FlowRun, RetryType
+from dispatcher.reaching import check_url
+from dispatcher.records import Receipt, Submission
 from dispatcher.settings import Settings, read_secret, read_settings
 from dispatcher.store import Store
+from dispatcher.stored import Pool, Queue, RunRecord
 
 BATCH_RUNS = 100
 BATCH_BYTES = 1_048_576
 PATIENCE_S = 10.0
+MOST_CHANGES = 5  # of a pool, while one batch is on its way
 Run = Mapping[str, Any] | str | bytes | FlowRun
 
 
@@ -44,8 +49,21 @@ class Target:
     create: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """An offer that may be sent, checked against the command and template of its pool."""
+
+    offer: Offer
+    pool: str
+    submission: Submission
+
+
 class Producer:
-    """A connection for programs that submit runs; a context manager. Not shared between threads."""
+    """A connection for programs that submit runs; a context manager. Not shared between threads.
+
+    Pools that were read stay known. After the command or template of one has changed, nothing is
+    accepted or refused by the old one: the pool is read again, and the runs are checked anew.
+    """
 
     def __init__(
         self, store: Store, inspector: Inspector, *, max_payload_bytes: int = 1_048_576
@@ -112,7 +130,7 @@ class Producer:
         due_ms: int | None = None,
     ) -> Iterator[Receipt | DispatcherError]:
         """Accept parsed offers; an error among them is passed on in its place."""
-        batch: list[tuple[str, Submission] | DispatcherError] = []
+        batch: list[_Checked | DispatcherError] = []
         size_bytes = 0
         for offer in offers:
             item = (
@@ -121,49 +139,65 @@ class Producer:
                 else self._checked(offer, target, due_ms)
             )
             batch.append(item)
-            size_bytes += 0 if isinstance(item, DispatcherError) else len(item[1].payload)
+            size_bytes += 0 if isinstance(item, DispatcherError) else len(item.submission.payload)
             if len(batch) >= BATCH_RUNS or size_bytes >= BATCH_BYTES:
-                yield from self._send(batch)
+                yield from self._send_patiently(batch, target, due_ms)
                 batch, size_bytes = [], 0
-        yield from self._send(batch)
+        yield from self._send_patiently(batch, target, due_ms)
 
     def run(self, run_id: str, *, pool: str | None = None) -> RunRecord:
         """Return what is known of a run; raises NotFound."""
         return self._inspector.run(run_id, pool)
 
-    def _send(
-        self, batch: list[tuple[str, Submission] | DispatcherError]
-    ) -> Iterator[Receipt | DispatcherError]:
+    def _send_patiently(
+        self, batch: list[_Checked | DispatcherError], target: Target, due_ms: int | None
+    ) -> list[Receipt | DispatcherError]:
+        """Send a batch; what was checked against a pool that has changed is checked and sent again.
+
+        They keep their order: all behind the first such run of a pool are among them.
+        """
+        answers = self._send(batch)
+        for _ in range(MOST_CHANGES):
+            stale = [i for i, answer in enumerate(answers) if isinstance(answer, PoolChanged)]
+            if not stale:
+                break
+            self._forget()
+            again: list[_Checked | DispatcherError] = []
+            for item in (batch[i] for i in stale):
+                assert isinstance(item, _Checked)
+                again.append(self._checked(item.offer, target, due_ms))
+            for i, item, answer in zip(stale, again, self._send(again), strict=True):
+                batch[i], answers[i] = item, answer
+        return answers
+
+    def _send(self, batch: list[_Checked | DispatcherError]) -> list[Receipt | DispatcherError]:
         by_pool: dict[str, list[Submission]] = {}
         for item in batch:
-            if not isinstance(item, DispatcherError):
-                by_pool.setdefault(item[0], []).append(item[1])
+            if isinstance(item, _Checked):
+                by_pool.setdefault(item.pool, []).append(item.submission)
         answers = {
             pool: iter(self._store.submit_many(pool, submissions))
             for pool, submissions in by_pool.items()
         }
-        for item in batch:
-            answer = item if isinstance(item, DispatcherError) else next(answers[item[0]])
-            if isinstance(answer, NotFound):  # deleted since we looked
-                self._forget()
-            yield answer
+        found = [next(answers[x.pool]) if isinstance(x, _Checked) else x for x in batch]
+        if any(isinstance(answer, NotFound) for answer in found):  # deleted since we looked
+            self._forget()
+        return found
 
     def _checked(
         self, offer: Offer, target: Target, due_ms: int | None
-    ) -> tuple[str, Submission] | DispatcherError:
+    ) -> _Checked | DispatcherError:
         try:
-            pool = self._pool_of(offer, target)
+            pool = self._suitable_pool(offer, target)
             queue = self._queue_of(offer, pool, target)
-            if pool.type == "process":
-                process_job(offer.run.job_variables, pool.command)
             payload = offer.payload(UUID(pool.id), UUID(self._queues[pool.name][queue]))
             if len(payload) > self._max_payload_bytes:
                 raise InvalidRun("", too_large(len(payload), self._max_payload_bytes))
         except (InvalidInput, NotFound) as error:
             return error
         run = offer.run
-        scheduled = run.scheduled_time()
-        return pool.name, Submission(
+        scheduled, policy = run.scheduled_time(), run.empirical_policy
+        submission = Submission(
             run_id=str(run.id),
             queue=queue,
             payload=payload,
@@ -173,7 +207,27 @@ class Producer:
             run_count=run.run_count,
             state_name=run.state_name or "Scheduled",
             deployment=str(run.deployment_id or ""),
+            state_id=str(run.state_id or ""),
+            idempotency=_digest(run),
+            retries=policy.effective_retries,
+            retry_delay_ms=round(policy.effective_retry_delay_s * 1000),
+            retry_type=policy.retry_type or RetryType.RESCHEDULE,
+            job_version=pool.job_version,
         )
+        return _Checked(offer, pool.name, submission)
+
+    def _suitable_pool(self, offer: Offer, target: Target) -> Pool:
+        """Return the pool of a run, which can make a job of it; else raise InvalidRun."""
+        pool = self._pool_of(offer, target)
+        try:
+            check_job(offer.run.job_variables, pool)
+        except InvalidRun:
+            if self._inspector.job_version(pool.name) == pool.job_version:
+                raise
+            self._forget()  # it has changed since we looked
+            pool = self._pool_of(offer, target)
+            check_job(offer.run.job_variables, pool)
+        return pool
 
     def _pool_of(self, offer: Offer, target: Target) -> Pool:
         if target.pool is not None:
@@ -201,11 +255,9 @@ class Producer:
             if not create:
                 raise
         pool = Pool(name=name, id=str(offer.work_pool_id or uuid4()), type="process")
-        try:
+        with suppress(AlreadyExists):  # somebody else was first
             self._store.create_pool(pool, default_queue_id=str(uuid4()))
-        except AlreadyExists:  # somebody else was first
-            return self._inspector.pool(name)
-        return pool
+        return self._inspector.pool(name)
 
     def _queue_of(self, offer: Offer, pool: Pool, target: Target) -> str:
         if target.queue is not None:
@@ -275,24 +327,18 @@ def find_url(settings: Settings) -> str:
     Raises InvalidSettings when there is none, or none that can be taken apart.
     """
     if settings.redis_url:
-        return _sound(settings.redis_url, "DISPATCHER_REDIS_URL")
+        check_url(settings.redis_url, "DISPATCHER_REDIS_URL")
+        return settings.redis_url
     if settings.redis_url_file:
         name = "DISPATCHER_REDIS_URL_FILE"
-        return _sound(read_secret(settings.redis_url_file, name), name)
+        url = read_secret(settings.redis_url_file, name)
+        check_url(url, name)
+        return url
     if running := find_running():
         return running
     raise InvalidSettings(
         "no Redis: set DISPATCHER_REDIS_URL=redis://HOST:PORT, or start `dispatcher dev`"
     )
-
-
-def _sound(url: str, name: str) -> str:
-    try:
-        _ = urlsplit(url).port
-    except ValueError:  # its message may hold a piece of the password
-        problem = "has no host and port that can be read; percent-encode what is special"
-        raise InvalidSettings(f"{name}: the URL {problem} in user and password") from None
-    return url
 
 
 def with_new_id(raw: bytes) -> bytes:
@@ -312,6 +358,13 @@ def with_new_id(raw: bytes) -> bytes:
 def too_large(size_bytes: int, limit_bytes: int) -> str:
     """Return the sentence for a payload over the limit."""
     return f"payload of {size_bytes:,} bytes is over the limit of {limit_bytes:,} bytes"
+
+
+def _digest(run: FlowRun) -> str:
+    """Return what an idempotency key is stored under: it is unique per flow, as Prefect's."""
+    if run.idempotency_key is None:
+        return ""
+    return hashlib.sha256(f"{run.flow_id}\0{run.idempotency_key}".encode()).hexdigest()
 
 
 def _offer(run: Run) -> Offer | DispatcherError:

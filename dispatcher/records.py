@@ -1,7 +1,9 @@
-"""What the atomic steps take and answer, and what the read side returns: plain frozen records."""
+"""What the atomic steps take and answer: plain frozen records; what is stored is in `stored.py`."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from dispatcher.stored import CANCEL_GRACE_MS
 
 
 class Word(StrEnum):
@@ -9,6 +11,22 @@ class Word(StrEnum):
 
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
+    RETIMED = "retimed"
+    CHANGED = "changed"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    NOT_PAUSED = "not_paused"
+    SET = "set"
+    CANCELLED = "cancelled"
+    CANCELLING = "cancelling"
+    RESCHEDULED = "rescheduled"
+    RETRYING = "retrying"
+    WITHDRAWN = "withdrawn"
+    REQUEUED = "requeued"
+    NOT_DEAD = "not_dead"
+    DELETED = "deleted"
+    NOT_EMPTY = "not_empty"
+    WATCHED = "watched"
     ENDED = "ended"
     NO_POOL = "no_pool"
     NO_QUEUE = "no_queue"
@@ -27,6 +45,7 @@ class Word(StrEnum):
     RELEASED = "released"
     RENEWED = "renewed"
     COMPARE = "compare"
+    RECONCILED = "reconciled"
     DISPLACED = "displaced"
     MORE = "more"
     RECOVERED = "recovered"
@@ -34,19 +53,13 @@ class Word(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Place(StrEnum):
-    """Where a run is; scripts decide by it, people see its state instead."""
-
-    SCHEDULED = "scheduled"
-    STREAM = "stream"
-    CLAIMED = "claimed"
-    DEAD = "dead"
-    ENDED = "ended"
-
-
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A checked run on its way into a queue; `due_ms` None means now, by the server's clock."""
+    """A checked run on its way into a queue; `due_ms` None means now, by the server's clock.
+
+    `idempotency` is a digest of flow id and idempotency key, empty for none; see `producer`.
+    `job_version` is that of the pool it was checked against; None is accepted under any.
+    """
 
     run_id: str
     queue: str
@@ -57,17 +70,27 @@ class Submission:
     run_count: int = 0
     state_name: str = "Scheduled"
     deployment: str = ""
+    state_id: str = ""
+    idempotency: str = ""
+    retries: int = 0
+    retry_delay_ms: int = 0
+    retry_type: str = "reschedule"
+    job_version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of one submission: `word` is accepted or duplicate, `due_ms` when it will run."""
+    """What became of one submission: accepted, retimed or duplicate; `due_ms` is when it will run.
+
+    `run_id` is the first run's under a repeated idempotency key; `state` is that of a duplicate.
+    """
 
     run_id: str
     word: Word
     pool: str
     queue: str
     due_ms: int | None = None
+    state: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +103,40 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True)
+class Skipped:
+    """A run that was cancelled because a rule says so: the late policy, or `CANCEL_NEW`."""
+
+    run_id: str
+    queue: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Dispatched:
-    """What one dispatch did: queues with more, and `next_due_ms` by queue, None for nothing."""
+    """What one dispatch did: queues with more, and `next_due_ms` by queue, None for nothing.
+
+    `waiting` has (run id, queue) of runs whose deployment is full, `withdraw` the paused queues
+    that still have entries, `late_at_ms` when `watch` has something to announce.
+    """
 
     now_us: int
     moved: list[Moved] = field(default_factory=list)
     more: list[str] = field(default_factory=list)
     next_due_ms: dict[str, int | None] = field(default_factory=dict)
+    waiting: list[tuple[str, str]] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    withdraw: list[str] = field(default_factory=list)
+    late_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What one watch announced: `late` has (run id, queue); then queues that nobody serves."""
+
+    late: list[tuple[str, str]]
+    unserved: list[str]
+    more: bool
+    late_at_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +164,11 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One claimed run: everything its worker needs to run it and to prove that it may."""
+    """One claimed run: everything its worker needs to run it and to prove that it may.
+
+    `timeout_ms` None means no end. `retry_delay_ms` is for retries under this claim. `job_version`
+    changes with what the pool makes jobs of; see `Pool`.
+    """
 
     run_id: str
     pool: str
@@ -125,6 +179,10 @@ class Claim:
     run_count: int
     delivery: int
     name: str
+    timeout_ms: int | None = None
+    cancel_grace_ms: int = CANCEL_GRACE_MS
+    retry_delay_ms: int = 0
+    job_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,22 +196,24 @@ class ClaimAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """What a renewal answered; times are the pool's present settings."""
+    """What a renewal answered; times are the pool's present settings, `orders` runs to cancel."""
 
     word: Word
     lease_ms: int = 0
     renew_ms: int = 0
     queues_version: int = 0
     draining: bool = False
+    orders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What one recover step did: runs put back or set aside, by id."""
+    """What one recover step did: runs put back, set aside, or ended, by id."""
 
     word: Word
     requeued: list[str] = field(default_factory=list)
     dead: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,89 +237,39 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Report that a claimed run has ended."""
+    """Report that a claimed run has ended.
+
+    `run_count` is that of the start that ends; None from a caller that never retries in process.
+    """
 
     run_id: str
     token: str
     outcome: Outcome
     nudge: bool = False
+    run_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Give a claimed run back unfinished."""
+    """Give a claimed run back unfinished; `by` is the operator who took the claim away.
+
+    `delay_ms` None leaves it due when it was; else it is due so long from now, as AwaitingRetry.
+    """
 
     run_id: str
     token: str
     reason: str
     nudge: bool = False
+    by: str = ""
+    delay_ms: int | None = None
 
 
 Report = Start | Finish | Release
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
-    """A pool as stored; times in ms, `command` for runs of a process pool that bring none."""
-
-    name: str
-    id: str
-    type: str
-    command: str = ""
-    lease_ms: int = 15_000
-    renew_ms: int = 5_000
-    retention_ms: int = 86_400_000
-    keep_payload: bool = False
-    created_ms: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Queue:
-    """A queue as stored, with how many runs are where."""
-
-    name: str
-    pool: str
-    id: str
-    priority: int
-    max_unclaimed: int = 1_000
-    max_deliveries: int = 3
-    created_ms: int = 0
-    scheduled: int = 0
-    unclaimed: int = 0
-    claimed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """A worker's incarnation as stored; `lease_end_ms` 0 means it is being recovered."""
-
-    id: str
-    pool: str
-    worker: str
-    host: str
-    pid: int
-    type: str
-    queues: tuple[str, ...]
-    slots: int
-    held: int
-    lease_end_ms: int
-    registered_ms: int
-    draining: bool
-    dead: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Leases:
-    """Whose leases end first: `ends` has (holder, lease end in ms), 0 = being recovered."""
-
-    now_ms: int
-    lease_ms: int
-    ends: tuple[tuple[str, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Hint:
-    """Something in a queue is due earlier than dispatchers know; 0 = look now."""
+    """Something in a queue is due earlier than dispatchers know; 0 = look now, "" = all queues."""
 
     pool: str
     queue: str
@@ -267,39 +277,24 @@ class Hint:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
-    """One claim of a run: who had it, when, and how it ended."""
+class Finding:
+    """Something that does not agree: `problem` is what, `repair` what is done about it.
 
-    number: int
-    holder: str
-    claimed_ms: int
-    started_ms: int | None
-    ended_ms: int | None
-    outcome: str
+    An empty `repair` is up to people. `queue` and `run` are empty where the finding has none.
+    """
+
+    code: str
+    pool: str
+    queue: str
+    run: str
+    problem: str
+    repair: str
+    repaired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class RunRecord:
-    """A run as stored: its state in Prefect's words, its times, and every delivery."""
+class QueueLook:
+    """What one look at a queue found; `after` goes on behind it, empty at the end of its stream."""
 
-    id: str
-    pool: str
-    queue: str
-    name: str
-    place: Place
-    state_type: str
-    state_name: str
-    message: str
-    due_ms: int
-    submitted_ms: int
-    run_count: int
-    delivery: int
-    losses: int
-    holder: str
-    token: str
-    dispatched_ms: int | None
-    claimed_ms: int | None
-    started_ms: int | None
-    ended_ms: int | None
-    deployment: str
-    deliveries: tuple[Delivery, ...]
+    findings: list[Finding]
+    after: str

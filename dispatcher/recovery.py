@@ -8,11 +8,11 @@ all had been renewed at that moment. An ended lease is looked at twice before it
 from collections.abc import Callable, Sequence
 
 from dispatcher.clock import Clock
-from dispatcher.errors import RedisUnavailable
+from dispatcher.errors import RedisRefused, RedisUnavailable
 from dispatcher.inspector import Inspector
 from dispatcher.logs import logger
-from dispatcher.records import Leases
 from dispatcher.store import Store
+from dispatcher.stored import Leases
 
 SECOND_LOOK_S = 0.5  # longer than a worker waits before it renews again after an outage
 SLOW_ANSWER_S = 1.0
@@ -40,7 +40,7 @@ class Recovery:
         self._seen: dict[str, tuple[int, float]] = {}
         # By pool: whose lease had ended, at which lease end, and when we saw that first.
         self._suspects: dict[str, dict[str, tuple[int, float]]] = {}
-        self._connects = 0
+        self._connects: dict[str, int] = {}
         self._log = logger()
 
     def run_once(self) -> float:
@@ -49,23 +49,31 @@ class Recovery:
         for pool in self._pools():
             try:
                 waits_s.append(self._look(pool))
-            except RedisUnavailable:
-                self.distrust()
-                raise
+            except RedisUnavailable as error:
+                if isinstance(error, RedisRefused) or not self._store.connection.cluster:
+                    self.distrust()
+                    raise
+                # A node of a cluster is away; dead workers on the others are recovered.
+                self._log.debug("redis-away", pool=pool, reason=str(error))
+                self.distrust(pool)
+                waits_s.append(LOOK_AGAIN_S)
         return min(waits_s)
 
-    def distrust(self) -> None:
-        """Forget what was seen: the server was away, so no ended lease is evidence."""
-        self._trust_from_s.clear()
-        self._seen.clear()
-        self._suspects.clear()
+    def distrust(self, pool: str | None = None) -> None:
+        """Forget what was seen: a server was away, so no ended lease is evidence there."""
+        for seen in (self._trust_from_s, self._seen, self._suspects):
+            if pool is None:
+                seen.clear()
+            else:
+                seen.pop(pool, None)
 
     def _look(self, pool: str) -> float:
         asked_s = self._clock.monotonic_s()
         leases = self._inspector.leases(pool)
-        if self._connects != self._inspector.connection.connects:
-            self._connects = self._inspector.connection.connects
-            self.distrust()  # the server was away, or is another one, while nothing was asked
+        connects = self._inspector.at(pool).connects
+        if self._connects.get(pool) != connects:
+            self._connects[pool] = connects
+            self.distrust(pool)  # its server was away, or is another one, while nothing was asked
         if not leases.lease_ms:  # the pool is not there, or not yet
             self._seen.pop(pool, None)
             return LOOK_AGAIN_S
@@ -93,7 +101,7 @@ class Recovery:
             # A server that takes no writes, such as a demoted one, took no renewals either.
             # The key has no TTL, so nothing changes.
             key = self._store.keys(pool)["pool"]
-            self._store.connection.read(lambda client: client.persist(key))
+            self._store.at(pool).read(lambda client: client.persist(key))
             before = (end_ms, now_s)
         self._suspects[pool][holder] = before
         left_s = before[1] + SECOND_LOOK_S - now_s

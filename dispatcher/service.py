@@ -1,4 +1,4 @@
-"""`dispatcher run`: the loops of dispatching and recovery, started and stopped together."""
+"""`dispatcher run`: dispatching, recovery and upkeep in loops, started and stopped together."""
 
 import os
 import queue
@@ -17,6 +17,7 @@ from dispatcher.records import Hint
 from dispatcher.recovery import Recovery
 from dispatcher.settings import Settings
 from dispatcher.store import Store
+from dispatcher.upkeep import Upkeep
 
 STOP_WITHIN_S = 0.5
 RETRY_FIRST_S = 0.05
@@ -37,7 +38,7 @@ class Runnable(Protocol):
 
 
 class Service:
-    """A dispatcher with its recovery, on connections of their own; `stop()` ends it."""
+    """A dispatcher with its recovery and upkeep, on connections of their own; `stop()` ends it."""
 
     def __init__(self, url: str, settings: Settings, *, pools: Sequence[str] = ()) -> None:
         self._log = logger()
@@ -52,13 +53,19 @@ class Service:
             on_new_pool=self._new_pool.set,
         )
         self._recovery = Recovery(*_doors(url, settings), pools=self._dispatcher.pools)
+        self._upkeep = Upkeep(
+            *_doors(url, settings),
+            pools=self._dispatcher.pools,
+            every_s=settings.repair_s,
+            all_pools=not pools,
+        )
         # Waits for messages without end, so without a read timeout; keepalive notices a dead peer.
         self._listener = Inspector(Connection.open(url, read_timeout_s=None), settings.key_prefix)
         self._subscription = self._listener.subscribe(pools)
         self._failure: DispatcherError | None = None
         self._threads = [
             threading.Thread(target=target, name=target.__name__, daemon=True)
-            for target in (self._listen, self._dispatch, self._recover)
+            for target in (self._listen, self._dispatch, self._recover, self._repair)
         ]
 
     def start(self) -> None:
@@ -105,7 +112,7 @@ class Service:
                     self._dispatcher.hear(hint)
                 else:  # the subscription is confirmed: from here on nothing is missed
                     self._dispatcher.resync()
-            self._wakeup.wait(self._dispatcher.run_once())
+            self._wakeup.wait(self._dispatcher.run_once(self._wakeup.is_set))
 
         self._until_stopped(dispatch, after_outage=lambda: self._hints.put(None))
 
@@ -115,6 +122,9 @@ class Service:
             self._new_pool.wait(self._recovery.run_once())
 
         self._until_stopped(recover)
+
+    def _repair(self) -> None:
+        self._until_stopped(lambda: self._stop.wait(self._upkeep.run_once()))
 
     def _until_stopped(
         self, step: Callable[[], object], *, after_outage: Callable[[], None] | None = None

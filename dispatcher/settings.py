@@ -24,8 +24,9 @@ class Settings(BaseModel):
 
     redis_url: str | None = Field(
         default=None,
-        description="Where Redis is: redis://, rediss:// or unix://. Without it the server of a "
-        "running `dispatcher dev` of the same user is used.",
+        description="Where Redis is: redis://, rediss:// (TLS), unix://, redis+sentinel:// or "
+        "redis+cluster://. Without it the server of a running `dispatcher dev` of the same user "
+        "is used.",
     )
     redis_url_file: str | None = Field(
         default=None, description="A file that holds the URL, for secrets."
@@ -42,6 +43,12 @@ class Settings(BaseModel):
         default=5.0,
         ge=0.1,
         description="How often a dispatcher looks at one pool without being told to.",
+    )
+    repair_s: float = Field(
+        default=300.0,
+        ge=0.1,
+        description="How long a dispatcher rests between two passes that compare and repair what "
+        "must agree.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least important log line that is written."

@@ -4,108 +4,46 @@ Every step may be repeated as it was (same request, number or token) and then an
 All raise RedisUnavailable, RedisRefused or RedisFull when the server cannot do it.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from dispatcher.connection import Call, Connection
-from dispatcher.errors import (
-    AlreadyExists,
-    DispatcherError,
-    InvalidInput,
-    PoolNotFound,
-    QueueNotFound,
-    RedisRefused,
-    Refused,
-)
-from dispatcher.keys import DATA_VERSION, PoolKeys, check_name, decode, encode, pools_key
+from dispatcher.connection import Call
+from dispatcher.controls import Controls
+from dispatcher.errors import DispatcherError, PoolChanged, RedisUnavailable, Refused
+from dispatcher.keys import DATA_VERSION, check_name, decode, encode
 from dispatcher.records import (
     Claim,
     ClaimAnswer,
     Dispatched,
     Finish,
     Moved,
-    Pool,
-    Queue,
     Receipt,
     Recovered,
     Registered,
     Registration,
     Renewed,
     Report,
+    Skipped,
     Start,
     Submission,
+    Watched,
     Word,
 )
-from dispatcher.scripts import Value, load, names
+from dispatcher.repairs import Repairs
+from dispatcher.scripts import load, names
+from dispatcher.steps import check_target, optional, word_of
+from dispatcher.stored import CANCEL_GRACE_MS
 
 DISPATCH_RUNS = 100
 DISPATCH_BYTES = 4_194_304
 CLAIM_BYTES = 4_194_304
 RECOVER_RUNS = 100
+WATCH_RUNS = 100
 
 
-class Store:
-    """The atomic steps on one server under one key prefix.
-
-    `now_ms` None lets the server's own clock decide, the one clock of the fleet; tests set theirs.
-    """
-
-    def __init__(self, connection: Connection, prefix: str) -> None:
-        self.connection = connection
-        self.prefix = prefix
-        self.now_ms: int | None = None
-        self._keys: dict[str, PoolKeys] = {}
-
-    def create_pool(self, pool: Pool, *, default_queue_id: str) -> bool:
-        """Create a pool with its `default` queue; False when this very pool was there already.
-
-        Raises InvalidName, and AlreadyExists when another pool has the name.
-        """
-        check_name("pool", pool.name)
-        existed = self.connection.read(lambda c: c.exists(self.keys(pool.name)["pool"]))
-        fields: list[Value] = ["type", pool.type, "lease_ms", pool.lease_ms]
-        fields += ["renew_ms", pool.renew_ms, "retention_ms", pool.retention_ms]
-        fields += ["keep_payload", int(pool.keep_payload), "command", pool.command]
-        word = self._step(
-            "create_pool",
-            pool.name,
-            version=DATA_VERSION,
-            id=pool.id,
-            queue_id=default_queue_id,
-            fields=_flat(fields),
-        )
-        # The set of names has a slot of its own, so it is written apart; adding is repeatable.
-        self.connection.read(lambda c: c.sadd(pools_key(self.prefix), pool.name))
-        if Word(word.decode()) is Word.EXISTS:
-            raise AlreadyExists(f"pool {pool.name!r} exists already")
-        return not existed
-
-    def create_queue(self, queue: Queue, *, priority: int | None = None) -> None:
-        """Create a queue; `priority` None puts it after all others.
-
-        Raises InvalidName, InvalidInput for a priority below 1, NotFound for the pool,
-        AlreadyExists for the queue.
-        """
-        check_name("queue", queue.name)
-        if priority is not None and priority < 1:
-            raise InvalidInput(f"priority {priority} is below 1, the highest")
-        fields: list[Value] = ["max_unclaimed", queue.max_unclaimed]
-        fields += ["max_deliveries", queue.max_deliveries]
-        word = Word(
-            self._step(
-                "create_queue",
-                queue.pool,
-                name=encode(queue.name),
-                id=queue.id,
-                priority="" if priority is None else priority,
-                fields=_flat(fields),
-            ).decode()
-        )
-        if word is Word.NO_POOL:
-            raise PoolNotFound(queue.pool)
-        if word is Word.EXISTS:
-            raise AlreadyExists(f"queue {queue.name!r} exists already in pool {queue.pool!r}")
+class Store(Controls, Repairs):
+    """The atomic steps on one server under one key prefix; those of operators are in `Controls`."""
 
     def submit(self, pool: str, submission: Submission) -> Receipt:
         """Accept one run; raises Refused with the reason, NotFound for pool or queue."""
@@ -125,17 +63,23 @@ class Store:
                 request=s.request,
                 run_id=s.run_id,
                 queue=encode(s.queue),
-                due_ms="" if s.due_ms is None else s.due_ms,
+                due_ms=optional(s.due_ms),
                 payload=s.payload,
                 name=s.name,
                 run_count=s.run_count,
                 state_name=s.state_name,
                 deployment=s.deployment,
                 version=DATA_VERSION,
+                state_id=s.state_id,
+                idempotency=s.idempotency,
+                retries=s.retries,
+                retry_delay_ms=s.retry_delay_ms,
+                retry_type=s.retry_type,
+                job_version=optional(s.job_version),
             )
             for s in submissions
         ]
-        answers = self.connection.call_many(calls)
+        answers = self.at(pool).call_many(calls)
         return [_receipt(pool, s, a) for s, a in zip(submissions, answers, strict=True)]
 
     def dispatch(
@@ -149,17 +93,24 @@ class Store:
         """Move due runs of these queues into their streams; raises NotFound for the pool."""
         tail = [encode(queue) for queue in queues]
         args = {"version": DATA_VERSION, "limit": limit, "max_bytes": max_bytes}
-        word, now_us, *rows = self.connection.call(self._call("dispatch", pool, tail, **args))
-        _check_pool(word, pool, now_us)
-        answer = Dispatched(now_us=int(now_us))
-        for encoded, more, next_due_ms, moved in rows:
-            queue = decode(encoded.decode())
-            pairs = zip(moved[::2], moved[1::2], strict=True)
-            answer.moved.extend(Moved(i.decode(), queue, int(float(due))) for i, due in pairs)
-            answer.next_due_ms[queue] = int(float(next_due_ms)) if next_due_ms else None
-            if more:
-                answer.more.append(queue)
+        word, now_us, *rest = self._step("dispatch", pool, tail, **args)
+        check_target(word, pool, detail=now_us)
+        late_at_ms, *rows = rest
+        answer = Dispatched(now_us=int(now_us), late_at_ms=_moment(late_at_ms))
+        for row in rows:
+            _note_queue(answer, row)
         return answer
+
+    def watch(self, pool: str, *, limit: int = WATCH_RUNS) -> Watched:
+        """Announce what nobody has started in time, once; raises NotFound for the pool."""
+        word, more, late_at_ms, late, unserved = self._step("watch", pool, limit=limit)
+        check_target(word, pool)
+        return Watched(
+            late=[(run.decode(), decode(queue.decode())) for run, queue in _pairs(late)],
+            unserved=[decode(queue.decode()) for queue in unserved],
+            more=bool(more),
+            late_at_ms=_moment(late_at_ms),
+        )
 
     def register(self, pool: str, registration: Registration) -> Registered:
         """Make a worker's incarnation a holder of claims.
@@ -180,8 +131,8 @@ class Store:
             pid=registration.pid,
             type=registration.type,
         )
-        _check_pool(word, pool, lease_ms)
-        if Word(word.decode()) is Word.LOST:
+        check_target(word, pool, detail=lease_ms)
+        if word_of(word) is Word.LOST:
             raise Refused(f"worker {holder} was recovered; register a new incarnation")
         return Registered(holder, int(lease_ms), int(renew_ms), displaced.decode())
 
@@ -192,21 +143,8 @@ class Store:
         word, more, *rows = self._step(
             "claim", pool, holder=holder, number=number, slots=slots, max_bytes=max_bytes
         )
-        claims = [
-            Claim(
-                run_id=run_id.decode(),
-                pool=pool,
-                queue=decode(queue.decode()),
-                token=token.decode(),
-                payload=payload,
-                due_ms=int(float(due_ms)),
-                run_count=int(run_count),
-                delivery=int(delivery),
-                name=name.decode(),
-            )
-            for run_id, queue, token, payload, due_ms, run_count, delivery, name in rows
-        ]
-        return ClaimAnswer(Word(word.decode()), claims, bool(more))
+        claims = [_claim(pool, row) for row in rows]
+        return ClaimAnswer(word_of(word), claims, bool(more))
 
     def report(self, pool: str, report: Report) -> Word:
         """Do one start, finish or release; LOST means that the run is somebody else's now."""
@@ -217,12 +155,12 @@ class Store:
 
     def report_many(self, pool: str, reports: Sequence[Report]) -> list[Word | DispatcherError]:
         """Do starts, finishes and releases in one round trip, in order."""
-        answers = self.connection.call_many([self._report_call(pool, r) for r in reports])
-        return [a if isinstance(a, DispatcherError) else Word(a.decode()) for a in answers]
+        answers = self.at(pool).call_many([self._report_call(pool, r) for r in reports])
+        return [a if isinstance(a, DispatcherError) else word_of(a) for a in answers]
 
     def renew(self, pool: str, holder: str, *, held: int, number: int) -> Renewed:
         """Prolong a holder's lease; `held` and `number` are what the holder thinks it has."""
-        word, lease_ms, renew_ms, version, draining = self._step(
+        word, lease_ms, renew_ms, version, draining, *orders = self._step(
             "renew",
             pool,
             holder=holder,
@@ -230,32 +168,30 @@ class Store:
             held=held,
             number=number,
         )
-        return Renewed(Word(word.decode()), lease_ms, renew_ms, version, bool(draining))
+        runs = tuple(run.decode() for run in orders)
+        return Renewed(word_of(word), lease_ms, renew_ms, version, bool(draining), runs)
 
     def drain(self, pool: str, holder: str, *, reason: str) -> Word:
         """Tell a holder to claim nothing more: DRAINING, DRAINED when it holds nothing, LOST."""
-        return Word(self._step("drain", pool, holder=holder, reason=reason).decode())
+        return word_of(self._step("drain", pool, holder=holder, reason=reason))
 
     def recover(self, pool: str, holder: str, *, limit: int = RECOVER_RUNS) -> Recovered:
         """Take back some of what a dead holder had; MORE asks for another call."""
         word, *rows = self._step("recover", pool, holder=holder, limit=limit)
-        pairs = list(zip(rows[::2], rows[1::2], strict=True))
-        return Recovered(
-            Word(word.decode()),
-            requeued=[run.decode() for run, what in pairs if what == b"requeued"],
-            dead=[run.decode() for run, what in pairs if what == b"dead"],
-        )
+        by_fate: dict[bytes, list[str]] = {b"requeued": [], b"dead": [], b"ended": []}
+        for run, fate in _pairs(rows):
+            by_fate[fate].append(run.decode())
+        return Recovered(word_of(word), by_fate[b"requeued"], by_fate[b"dead"], by_fate[b"ended"])
 
     def recover_all(self, pool: str, holder: str) -> Recovered:
         """Repeat `recover` until nothing of the holder is left."""
-        requeued: list[str] = []
-        dead: list[str] = []
+        total = Recovered(Word.MORE)
         while True:
             step = self.recover(pool, holder)
-            requeued += step.requeued
-            dead += step.dead
+            for name in ("requeued", "dead", "ended"):
+                getattr(total, name).extend(getattr(step, name))
             if step.word is not Word.MORE:
-                return Recovered(step.word, requeued, dead)
+                return replace(total, word=step.word)
 
     def wait(
         self, pool: str, holder: str, queues: Sequence[str], *, timeout_s: float
@@ -267,14 +203,22 @@ class Store:
         """
         keys = self.keys(pool)
         lists = [keys["inbox"] + holder, *(keys["wake"] + encode(queue) for queue in queues)]
-        popped = self.connection.read(lambda c: c.blpop(lists, timeout=timeout_s))
+        popped = self.at(pool).read(lambda c: c.blpop(lists, timeout=timeout_s))
         if popped is None:
             return None
         name = popped[0].decode()
         return "" if name == lists[0] else decode(name.removeprefix(keys["wake"]))
 
-    def warm_up(self) -> None:
-        """Load all scripts, so that the first run does not wait for that; not needed, only fast."""
+    def look(self, pool: str, holder: str) -> bool:
+        """Take what is in the holder's inbox without waiting; return whether it says "look"."""
+        inbox = self.keys(pool)["inbox"] + holder
+        return bool(self.at(pool).read(lambda c: c.lpop(inbox)))
+
+    def warm_up(self, pool: str | None = None) -> None:
+        """Load all scripts, so that the first run does not wait for that; not needed, only fast.
+
+        They go where a pool is, or everywhere; then a node of a cluster may be away.
+        """
 
         def load_all(client: Any) -> None:
             pipeline = client.pipeline(transaction=False)
@@ -282,19 +226,19 @@ class Store:
                 pipeline.script_load(load(name).source)
             pipeline.execute()
 
-        self.connection.read(load_all)
+        servers = [self.at(pool)] if pool else self.connection.everywhere()
+        for server in servers:
+            try:
+                server.read(load_all)
+            except RedisUnavailable:
+                if len(servers) == 1:
+                    raise
 
     def nudge(self, pool: str, holder: str) -> None:
         """Make a worker that is blocked look at its slots; nothing when it is not registered."""
         keys = self.keys(pool)
         inbox, known = keys["inbox"] + holder, keys["holder"] + holder
-        self.connection.read(lambda c: c.exists(known) and not c.llen(inbox) and c.lpush(inbox, 1))
-
-    def keys(self, pool: str) -> PoolKeys:
-        """Return the keys of a pool."""
-        if pool not in self._keys:
-            self._keys[pool] = PoolKeys(self.prefix, pool)
-        return self._keys[pool]
+        self.at(pool).read(lambda c: c.exists(known) and not c.llen(inbox) and c.lpush(inbox, 1))
 
     def _report_call(self, pool: str, report: Report) -> Call:
         ids = {"run_id": report.run_id, "token": report.token}
@@ -305,6 +249,7 @@ class Store:
             return self._call(
                 "finish",
                 pool,
+                run_count=optional(report.run_count),
                 state_type=outcome.state_type,
                 state_name=outcome.state_name,
                 message=outcome.message,
@@ -312,47 +257,73 @@ class Store:
                 nudge=int(report.nudge),
                 **ids,
             )
-        return self._call("release", pool, reason=report.reason, nudge=int(report.nudge), **ids)
-
-    def _step(self, step: str, pool: str, **args: Value) -> Any:
-        return self.connection.call(self._call(step, pool, **args))
-
-    def _call(self, step: str, pool: str, tail: Sequence[str] = (), /, **args: Value) -> Call:
-        script = load(step)
-        args["now_ms"] = "" if self.now_ms is None else self.now_ms
-        return Call(script, *script.bind(self.keys(pool), args, tail))
-
-
-def _check_pool(word: bytes, pool: str, detail: object) -> None:
-    if word == Word.NO_POOL.encode():
-        raise PoolNotFound(pool)
-    if word == Word.NEWER.encode():
-        raise _newer(pool, detail)
-
-
-def _newer(pool: str, version: object) -> RedisRefused:
-    text = version.decode() if isinstance(version, bytes) else version
-    return RedisRefused(
-        f"pool {pool!r} has data version {text}, this release knows {DATA_VERSION}; "
-        "use the newer release"
-    )
+        ids |= {"reason": report.reason, "by": report.by}
+        delay_ms, nudge = optional(report.delay_ms), int(report.nudge)
+        return self._call("release", pool, delay_ms=delay_ms, nudge=nudge, **ids)
 
 
 def _receipt(pool: str, submission: Submission, answer: Any) -> Receipt | DispatcherError:
     if isinstance(answer, DispatcherError):
         return answer
-    word, detail = Word(answer[0].decode()), answer[1].decode()
-    if word is Word.NO_POOL:
-        return PoolNotFound(pool)
-    if word is Word.NO_QUEUE:
-        return QueueNotFound(pool, submission.queue)
-    if word is Word.NEWER:
-        return _newer(pool, detail)
+    word, detail, run_id = word_of(answer[0]), answer[1].decode(), answer[2].decode()
+    try:
+        check_target(answer[0], pool, queue=submission.queue, detail=detail)
+    except DispatcherError as error:
+        return error
+    if word is Word.PAUSED:
+        reason = f": {detail}" if detail else ""
+        return Refused(f"run {run_id}: intake of {pool}/{submission.queue} is paused{reason}")
+    if word is Word.CHANGED:
+        return PoolChanged(pool)
     if word is Word.ENDED:
-        return Refused(f"run {submission.run_id} has ended already: {detail}")
-    due_ms = int(float(detail)) if word is Word.ACCEPTED else None
-    return Receipt(submission.run_id, word, pool, submission.queue, due_ms)
+        return Refused(
+            f"run {run_id} has ended already: {detail}; another round takes "
+            "another state_id and a later scheduled time"
+        )
+    if word is Word.CLAIMED:
+        return Refused(f"run {run_id} is {detail}: its time cannot be changed any more")
+    if word is Word.DUPLICATE:
+        return Receipt(run_id, word, pool, submission.queue, state=detail)
+    return Receipt(run_id, word, pool, submission.queue, int(float(detail)))
 
 
-def _flat(fields: Sequence[Value]) -> str:
-    return json.dumps([str(field) for field in fields])
+def _note_queue(answer: Dispatched, row: Any) -> None:
+    """Take one queue's row of a dispatch into the answer."""
+    encoded, more, next_due_ms, withdraw, moved, waiting, skipped = row
+    queue = decode(encoded.decode())
+    answer.moved.extend(Moved(i.decode(), queue, int(float(due))) for i, due in _pairs(moved))
+    answer.waiting.extend((i.decode(), queue) for i in waiting)
+    answer.skipped.extend(Skipped(i.decode(), queue, why.decode()) for i, why in _pairs(skipped))
+    answer.next_due_ms[queue] = _moment(next_due_ms)
+    if more:
+        answer.more.append(queue)
+    if withdraw:
+        answer.withdraw.append(queue)
+
+
+def _claim(pool: str, row: Any) -> Claim:
+    run_id, queue, token, payload, due_ms, run_count, delivery, name, timeout_ms, *rest = row
+    grace_ms, retry_delay_ms, job_version = map(_moment, rest)
+    return Claim(
+        run_id=run_id.decode(),
+        pool=pool,
+        queue=decode(queue.decode()),
+        token=token.decode(),
+        payload=payload,
+        due_ms=int(float(due_ms)),
+        run_count=int(run_count),
+        delivery=int(delivery),
+        name=name.decode(),
+        timeout_ms=_moment(timeout_ms),
+        cancel_grace_ms=CANCEL_GRACE_MS if grace_ms is None else grace_ms,
+        retry_delay_ms=retry_delay_ms or 0,
+        job_version=job_version or 0,
+    )
+
+
+def _moment(raw: bytes) -> int | None:
+    return int(float(raw)) if raw else None
+
+
+def _pairs(items: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    return zip(items[::2], items[1::2], strict=True)

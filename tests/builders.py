@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any, Self
 
 from dispatcher.connection import Connection
+from dispatcher.controls import Told
 from dispatcher.keys import PoolKeys, decode
 from dispatcher.records import (
     Claim,
@@ -11,16 +12,19 @@ from dispatcher.records import (
     Dispatched,
     Finish,
     Outcome,
-    Pool,
-    Queue,
     Receipt,
     Registration,
     Release,
     Start,
     Submission,
+    Watched,
     Word,
 )
 from dispatcher.store import Store
+from dispatcher.stored import (
+    Pool,
+    Queue,
+)
 
 T0 = 1_700_000_000_000  # where the virtual clock of a test begins
 MIB = 1_048_576
@@ -129,19 +133,72 @@ class Fleet:
         start = Start(claim.run_id, claim.token, claim.run_count + 1)
         return self.store.report(self.pool, start)
 
-    def finish(self, claim: Claim, state: str = "COMPLETED", *, nudge: bool = False) -> Word:
-        """Finish a claimed run with one of OUTCOMES."""
-        finish = Finish(claim.run_id, claim.token, OUTCOMES[state], nudge)
+    def finish(self, claim: Claim, state: str = "COMPLETED", **fields: Any) -> Word:
+        """Finish a claimed run with one of OUTCOMES; with its `run_count` as a worker does."""
+        finish = Finish(claim.run_id, claim.token, OUTCOMES[state], **fields)
         return self.store.report(self.pool, finish)
 
-    def release(self, claim: Claim, reason: str = "test", *, nudge: bool = False) -> Word:
+    def release(self, claim: Claim, reason: str = "test", **fields: Any) -> Word:
         """Give a claimed run back."""
-        return self.store.report(self.pool, Release(claim.run_id, claim.token, reason, nudge))
+        release = Release(claim.run_id, claim.token, reason, **fields)
+        return self.store.report(self.pool, release)
 
     def renew(self, holder: str, held: int) -> Word:
         """Renew a lease with the number of runs that the holder believes to hold."""
         number = self.numbers[holder]
         return self.store.renew(self.pool, holder, held=held, number=number).word
+
+    def take_away(self, claim: Claim, by: str = "operator") -> Word:
+        """Give a claimed run back as an operator does, not its holder."""
+        release = Release(claim.run_id, claim.token, "taken away", by=by)
+        return self.store.report(self.pool, release)
+
+    def set_pool(self, **fields: object) -> None:
+        """Change settings of the pool, named as they are stored; None takes one away."""
+        self.store.set_pool(self.pool, fields)
+
+    def set_queue(
+        self, name: str = "default", priority: int | None = None, **fields: object
+    ) -> None:
+        """Change settings of a queue, named as they are stored; None takes one away."""
+        self.store.set_queue(self.pool, name, fields, priority=priority)
+
+    def set_deployment(self, deployment: str, limit: int | None, strategy: str = "ENQUEUE") -> None:
+        """Set or take away the limit of a deployment."""
+        self.store.set_deployment(self.pool, deployment, limit, strategy=strategy)
+
+    def pause(self, queue: str | None = None, **fields: Any) -> None:
+        """Pause a queue, or the pool."""
+        self.store.pause(self.pool, queue, **fields)
+
+    def resume(self, queue: str | None = None, **fields: Any) -> bool:
+        """Resume a queue, or the pool."""
+        return self.store.resume(self.pool, queue, **fields)
+
+    def withdraw(self, *queues: str, **bounds: int) -> None:
+        """Take back what nobody has claimed of paused queues, of `default` if none is named."""
+        for queue in queues or ["default"]:
+            self.store.withdraw(self.pool, queue, **bounds)
+
+    def cancel(self, run_id: str, **fields: Any) -> Told:
+        """Cancel a run."""
+        return self.store.cancel(self.pool, run_id, **fields)
+
+    def retime(self, run_id: str, due_ms: int | None = None, **fields: Any) -> Told:
+        """Give a run another due time, or make it due now."""
+        return self.store.retime(self.pool, run_id, due_ms, **fields)
+
+    def requeue(self, run_id: str, due_ms: int | None = None, **fields: Any) -> int:
+        """Take a run out of the dead letters."""
+        return self.store.requeue(self.pool, run_id, due_ms, **fields)
+
+    def purge(self, *run_ids: str, **fields: Any) -> int:
+        """Forget dead-lettered runs."""
+        return self.store.purge(self.pool, run_ids, **fields)
+
+    def watch(self, **bounds: int) -> Watched:
+        """Announce what is late and which queues nobody serves."""
+        return self.store.watch(self.pool, **bounds)
 
     def lose(self, holder: str) -> None:
         """Let a holder's lease end and take back what it had."""
@@ -153,9 +210,32 @@ class Fleet:
         """Return the fields of a run's record."""
         return _hash(self.client, self.keys["run"] + run_id)
 
+    def members(self, name: str, of: str = "") -> list[str]:
+        """Return the run ids in a set or zset of the pool, in their order."""
+        kind = self.client.type(self.keys[name] + of)
+        key = self.keys[name] + of
+        rows = self.client.smembers(key) if kind == b"set" else self.client.zrange(key, 0, -1)
+        return [_text(row) for row in rows]
+
     def dump(self) -> dict[str, Any]:
         """Return the whole state of the pool."""
         return dump_pool(self.client, self.keys)
+
+
+def set_limit(fleet: Fleet, kind: str, limit: int | None) -> None:
+    """Set the limit of the "pool", or of the default "queue"."""
+    fleet.set_pool(limit=limit) if kind == "pool" else fleet.set_queue(limit=limit)
+
+
+def sleep_on(fleet: Fleet, *queues: str) -> None:
+    """Take the wakes away, as workers that look, find nothing and block again do."""
+    for queue in queues or ["default"]:
+        fleet.client.delete(fleet.keys["wake"] + queue)
+
+
+def woken(fleet: Fleet) -> list[str]:
+    """Return the queues whose workers are woken."""
+    return [name.removeprefix("wake:") for name in fleet.dump() if name.startswith("wake:")]
 
 
 class Listener:
@@ -211,6 +291,27 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     return _difference(before | {"events": []}, after | {"events": events})
 
 
+def shown(name: str, *, at_ms: object = T0, **fields: str) -> dict[str, str]:
+    """Return an event as `dump` shows it."""
+    return {"event": name, "at_ms": str(at_ms), **fields}
+
+
+def moved(answer: Dispatched) -> list[str]:
+    """Return the ids of the runs that a dispatch moved into their streams, in order."""
+    return [run.run_id for run in answer.moved]
+
+
+def ids(claims: list[Claim]) -> list[str]:
+    """Return the ids of claimed runs, in order."""
+    return [claim.run_id for claim in claims]
+
+
+def refused(run_id: str, reason: str, *, at_ms: int = T0, queue: str = "default") -> dict[str, Any]:
+    """Return all that a refused call about a known run changes: it leaves an event."""
+    event = {"event": "refused", "at_ms": str(at_ms), "run": run_id, "queue": queue}
+    return {"events": [event | {"reason": reason}]}
+
+
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in sorted(old.keys() | new.keys()):
@@ -227,6 +328,8 @@ def _value(client: Any, key: str) -> Any:
     kind = _text(client.type(key))
     if kind == "hash":
         return _hash(client, key)
+    if kind == "string":
+        return _text(client.get(key))
     if kind == "zset":
         return {_text(m): int(score) for m, score in client.zrange(key, 0, -1, withscores=True)}
     if kind == "set":

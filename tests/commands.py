@@ -84,18 +84,30 @@ class Commands:
 
 
 class Hands:
-    """A worker by hand on a pool that exists; its name is `hands`, its incarnation 1."""
+    """A worker by hand on a pool that exists; its name is `hands`, its first incarnation 1."""
 
     def __init__(self, client: Any, prefix: str, pool: str = "etl") -> None:
         self.store = Store(Connection(client), prefix)
         self.pool = pool
-        registration = Registration("hands", "1", slots=10, host="here", pid=7)
-        self.holder = self.store.register(pool, registration).holder
+        self._incarnation = 0
+        self._live()
+
+    def _live(self) -> None:
+        self._incarnation += 1
+        registration = Registration("hands", str(self._incarnation), slots=10, host="here", pid=7)
+        self.holder = self.store.register(self.pool, registration).holder
         self._number = 0
 
-    def claim(self) -> Claim:
+    def die(self) -> None:
+        """Lose everything it has, as if its lease had ended, and come back."""
+        holders = self.store.keys(self.pool)["holders"]
+        self.store.connection.client.zadd(holders, {self.holder: 1})
+        self.store.recover_all(self.pool, self.holder)
+        self._live()
+
+    def claim(self, queue: str = "default") -> Claim:
         """Dispatch what is due and claim the first of it."""
-        self.store.dispatch(self.pool, ["default"])
+        self.store.dispatch(self.pool, [queue])
         self._number += 1
         (claim,) = self.store.claim(self.pool, self.holder, number=self._number, slots=1).claims
         return claim

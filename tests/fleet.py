@@ -4,12 +4,14 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 from dispatcher.errors import Refused
-from dispatcher.keys import GROUP, encode
-from dispatcher.records import Outcome, Recovered, Registration, Word
-from tests.machine import LEASE_MS, PLENTY, POOL, QUEUES, Incarnation, Steps
+from dispatcher.keys import GROUP, decode, encode
+from dispatcher.records import Outcome, Recovered, Registered, Registration, Word
+from tests.claims import Incarnation
+from tests.machine import DEPLOYMENTS, LEASE_MS, PLENTY, POOL, QUEUES, SLOTS
 from tests.model import Ledger, Stored
+from tests.operators import Operators
 
-MOST_DELIVERIES = {"default": 3, QUEUES[1]: 2}
+MOST_DELIVERIES = {QUEUES[0]: 1, QUEUES[1]: 2}
 
 
 @dataclass(frozen=True)
@@ -18,10 +20,11 @@ class Save:
 
     dumps: list[tuple[bytes, bytes, int]]
     ledger: Ledger
+    stored: Stored
 
 
-class Fleet(Steps):
-    """The pool of `Steps` with workers that come, renew, drain, die, and are recovered."""
+class Fleet(Operators):
+    """The pool with workers that come, renew, drain, die, and are recovered."""
 
     def register(self, worker: str, incarnation: str, queues: tuple[str, ...]) -> None:
         """Begin a new incarnation of a worker; the older one of the name is displaced."""
@@ -44,14 +47,18 @@ class Fleet(Steps):
             return None
         incarnation = worker.holder.rpartition(".")[2]
         registration = Registration(worker.worker, incarnation, 3, worker.queues)
-        before = self.stored
-        try:
-            _, answer = self._do(lambda: self.store.register(POOL, registration))
-        except Refused:
-            assert "dead" in holder
+
+        def register() -> Registered | None:
+            try:
+                return self.store.register(POOL, registration)
+            except Refused:
+                return None
+
+        before, answer = self._do(register)
+        assert (answer is None) == ("dead" in holder)
+        if answer is None:
             return self._nothing(before)
         assert answer.displaced == worker.displaced
-        assert "dead" not in holder
         self._registered(worker.holder)
         return self._nothing(before, beside=frozenset({"holders"}))
 
@@ -76,6 +83,7 @@ class Fleet(Steps):
         expected = Word.COMPARE if compare else Word.RENEWED
         assert answer.word is expected, f"the renewal is {answer.word}, not {expected}"
         assert answer.draining == ("draining" in holder)
+        assert sorted(answer.orders) == before["orders"].get(worker.holder, [])
         assert ("differs" in self.stored["holder"][worker.holder]) == differs
         end_ms = dict(self.stored["holders"][""])[worker.holder]
         assert end_ms == self.ledger.now_ms + LEASE_MS, f"the lease ends at {end_ms}"
@@ -114,7 +122,7 @@ class Fleet(Steps):
             assert answer.word is expected, f"{holder} is {answer.word}, not {expected}"
             self._nothing(before)
             return answer.word
-        named = answer.requeued + answer.dead
+        named = answer.requeued + answer.dead + answer.ended
         self._only(before, named)
         for run in named:
             assert before.runs[run]["holder"] == holder
@@ -137,19 +145,23 @@ class Fleet(Steps):
 
     def _lost(self, before: Stored, answer: Recovered) -> None:
         """A loss while running counts against the run, one before its start hardly."""
-        for run in answer.requeued + answer.dead:
+        for run in answer.requeued + answer.dead + answer.ended:
             record, now = before.runs[run], self.stored.runs[run]
-            name = "losses" if record["state_type"] == "RUNNING" else "unstarted"
-            other = "unstarted" if name == "losses" else "losses"
-            times = int(record.get(name, 0)) + 1
-            assert now.get(name) == str(times), f"{name} of {run}: {now.get(name)}, not {times}"
-            assert now.get(other) == record.get(other)
-            most = MOST_DELIVERIES[self._queue_of(run)] if name == "losses" else 10
-            assert (run in answer.dead) == (times >= most), f"{run} has {times} {name}"
             assert now[f"delivery.{now['delivery']}.outcome"] == "lost"
-
-    def _queue_of(self, run: str) -> str:
-        return next(q for q in QUEUES if encode(q) == self.ledger.accepted[run].queue)
+            running = record["state_type"] == "RUNNING"
+            name, other = ("losses", "unstarted") if running else ("unstarted", "losses")
+            cancelled = record["state_type"] == "CANCELLING"
+            times = int(record.get(name, 0)) + (not cancelled)
+            assert int(now.get(name, 0)) == times, f"{name} of {run}: {now.get(name)}, not {times}"
+            assert now.get(other) == record.get(other)
+            queue = self.stored["queue"][record["queue"]]
+            most = MOST_DELIVERIES[decode(record["queue"])] if running else 10
+            crashes = running and queue.get("on_worker_lost") == "crash"
+            fate = "CANCELLED" if cancelled else "CRASHED" if crashes else "SCHEDULED"
+            assert (run in answer.ended) == (cancelled or crashes)
+            assert (run in answer.dead) == (fate == "SCHEDULED" and times >= most), f"{run}, {name}"
+            assert now["state_type"] == ("CRASHED" if run in answer.dead else fate)
+            assert not cancelled or now.get("message") == record.get("message")
 
     def take_wakes(self, worker: Incarnation) -> None:
         """Let a worker that was blocked see its wakes; it claims later, or never."""
@@ -189,7 +201,7 @@ class Fleet(Steps):
         """Remember everything as it is now."""
         keys = self.client.keys(self.store.prefix + ":*")
         dumps = [(key, self.client.dump(key), self.client.pexpiretime(key)) for key in keys]
-        return Save(dumps, deepcopy(self.ledger))
+        return Save(dumps, deepcopy(self.ledger), self.stored)
 
     def lose_writes(self, save: Save) -> None:
         """Put the data back to an earlier moment; what callers know and the clock stay."""
@@ -204,11 +216,9 @@ class Fleet(Steps):
         self.ledger.awake |= awake
         self.ledger.now_ms = now_ms
         self.look_at_ms = dict.fromkeys(QUEUES, 0)  # a dispatcher that connects looks
-        self.stored = Stored({}, {})
-        told, self.ledger.told = self.ledger.told, {}
-        present, self.ledger.present = self.ledger.present, set()
-        self.look()  # all events once more, from the first
-        assert (self.ledger.told, self.ledger.present) == (told, present)
+        self.stored = save.stored
+        self.look()
+        assert self.stored == save.stored
 
     # --- Rest
 
@@ -216,6 +226,7 @@ class Fleet(Steps):
         """Let all workers be dead and a fresh one come: every accepted run ends. Invariant 11."""
         latest_ms = max([a.due_ms for a in self.ledger.accepted.values()], default=0)
         self.move_clock(max(0, latest_ms - self.ledger.now_ms) + 3 * LEASE_MS)
+        self._lift_all()
         for holder in list(self.stored["holder"]):
             for _ in range(10 + 2 * len(self.stored["claims"].get(holder, []))):
                 if self.recover(holder, limit=1) is Word.RECOVERED:
@@ -223,17 +234,29 @@ class Fleet(Steps):
             self.check()
             assert holder not in self.stored["holder"], f"{holder} is never recovered"
         self.register("fresh", "fresh", ())
-        for _ in range(3 * len(self.ledger.accepted) + 3):
+        for _ in range(4 * len(self.ledger.accepted) + 4):
             self._work_once(self.workers[-1])
         waiting = {r for r, record in self.stored.runs.items() if record["place"] != "ended"}
-        dead = {member for member, _ in self.stored["dead"].get("", [])}
+        dead = set(self.stored.members("dead"))
         assert waiting == dead, f"{sorted(waiting - dead)} never end"
-        for name in ("scheduled", "ready", "claims"):
+        for name in ("scheduled", "waiting", "waits", "freed", "ready", "claims", "orders", *SLOTS):
             assert not self.stored[name], f"{name} holds {self.stored[name]} when all runs ended"
         left = {q: stream.entries for q, stream in self.stored["stream"].items()}
         assert not any(left.values()), f"streams hold {left} when all runs ended"
         for grant in list(self.grants.values()):  # invariants 3 and 9: none is valid any more
             self.finish(grant, Outcome("FAILED", "Failed"), nudge=True)
+
+    def _lift_all(self) -> None:
+        """Take away what keeps runs from starting: pauses, limits, late policies."""
+        for queue in (None, *QUEUES):
+            self.resume(queue, intake=False)
+            self.check()
+        self.set_pool({"limit": None})
+        for queue in QUEUES:
+            self.set_queue(queue, {"limit": None, "late_policy": None, "late_drop_ms": None})
+        for deployment in DEPLOYMENTS:
+            self.set_deployment(deployment, None, "ENQUEUE")
+        self.check()
 
     def _work_once(self, worker: Incarnation) -> None:
         self.dispatch(QUEUES, limit=3, max_bytes=PLENTY)

@@ -1,30 +1,44 @@
-"""What one pool has stored, read whole, and what must hold of it: docs/data-model.md as checks.
+"""What one pool has stored, read whole, and what the outside world was told of it.
 
-`Stored` is one moment of the server. `Ledger` is what the outside world was told and may rely on.
-Each check yields a sentence per broken promise, so a failure reads as what went wrong.
+`Stored` is one moment of the server. `Ledger` is what callers were told and may rely on; the
+events move its runs. What must hold between the two is in `promises.py`.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from dispatcher.keys import GROUP, TABLE, PoolKeys
+from dispatcher.keys import TABLE, PoolKeys
 from dispatcher.records import Word
 
 BYTES = {"payload", "output"}  # kept as they are; all other fields are text
-PLACES = {"scheduled", "stream", "claimed", "dead", "ended"}
-MARKS = {"entry", "token", "holder", "claim"}  # what a record has while it is handed out
-# Event: the places it may leave, the place it leads to; "" is a run that was not known.
+UNCLAIMED = {"scheduled", "waiting", "stream"}
+OVER = {"ended", "dead"}
+# Event: the places it may leave, the place it leads to; "" is a run that is not known.
 MOVES = {
-    "submitted": ({""}, "scheduled"),
+    "submitted": ({"", *OVER}, "scheduled"),
+    "retimed": (UNCLAIMED, "scheduled"),
     "dispatched": ({"scheduled"}, "stream"),
+    "waiting": ({"scheduled"}, "waiting"),
+    "admitted": ({"waiting"}, "scheduled"),
+    "skipped": ({"scheduled", "stream"}, "ended"),
+    "withdrawn": ({"stream"}, "scheduled"),
+    "cancelled": (UNCLAIMED, "ended"),
     "claimed": ({"stream"}, "claimed"),
     "started": ({"claimed"}, "claimed"),
+    "cancelling": ({"claimed"}, "claimed"),
+    "retrying": ({"claimed"}, "scheduled"),
     "finished": ({"claimed"}, "ended"),
     "released": ({"claimed"}, "scheduled"),
     "lost": ({"claimed"}, "scheduled"),
     "dead": ({"claimed"}, "dead"),
+    "requeued": ({"dead"}, "scheduled"),
+    "purged": ({"dead"}, ""),
 }
+# Events after which a run is to start by a moment; a run that was announced late is not again.
+EXPECTED = {"submitted", "retimed", "admitted", "requeued", "retrying"}
+SETTLED = {"started", "waiting", "cancelled", "cancelling", "skipped", "finished", "dead"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,11 @@ class Stream:
     pending: dict[str, str]
     consumers: frozenset[str]
     grouped: bool
+
+    @property
+    def unread(self) -> int:
+        """How many entries nobody has, whatever they stand for: these count against the bound."""
+        return len(self.entries) - len(self.pending)
 
 
 @dataclass(frozen=True)
@@ -62,8 +81,12 @@ class Stored:
         """All events by id, oldest first."""
         return self["events"][""].entries if "" in self["events"] else {}
 
+    def members(self, name: str, key: str = "") -> list[str]:
+        """Return the members of a zset in order, none when it is not there."""
+        return [member for member, _ in self[name].get(key, [])]
+
     def unclaimed(self, queue: str) -> list[str]:
-        """Return the runs of a queue that a worker may claim now, in the order of its stream."""
+        """Return the runs that wait in the stream of a queue, in its order."""
         stream = self["stream"].get(queue)
         pairs = [(e, f["run"]) for e, f in stream.entries.items()] if stream else []
         runs = self.runs
@@ -72,6 +95,32 @@ class Stored:
             for entry, run in pairs
             if runs.get(run, {}).get("place") == "stream" and runs[run]["entry"] == entry
         ]
+
+    def unread(self, queue: str) -> int:
+        """Return how many entries count against the bound of a queue."""
+        stream = self["stream"].get(queue)
+        return stream.unread if stream else 0
+
+    def room(self, slots: str, key: str = "") -> float:
+        """Return how many more runs the limit of these slots lets through."""
+        settings = self[slots.removesuffix("_slots")].get(key, {})
+        most = int(settings["limit"]) if "limit" in settings else math.inf
+        return most - len(self.members(slots, key))
+
+    def paused_until_ms(self, queue: str | None, now_ms: int, kind: str = "paused") -> float:
+        """Return when the pause of a queue (None: the pool) ends; 0 when there is none now."""
+        settings = self["pool"].get("", {}) if queue is None else self["queue"].get(queue, {})
+        until_ms = float(settings.get(f"{kind}_until_ms", math.inf))
+        return until_ms if kind in settings and now_ms < until_ms else 0
+
+    def is_paused(self, queue: str, now_ms: int, kind: str = "paused") -> bool:
+        """Return whether a queue or its pool is paused."""
+        ends = (self.paused_until_ms(key, now_ms, kind) for key in (None, queue))
+        return any(end > 0 for end in ends)
+
+    def waiting(self) -> list[tuple[str, str]]:
+        """Return (deployment, queue) of each set of waiting runs."""
+        return [tuple(key.split(":", 1)) for key in self["waiting"]]
 
     def differences(self, other: "Stored", *, beside: set[str]) -> list[str]:
         """Return the keys that differ between two moments, other than those of these names."""
@@ -103,13 +152,29 @@ class Grant(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """A run as its submitter was told that it is accepted."""
+    """A run as its submitter was told that it is accepted; `due_ms` moves with it."""
 
     queue: str
     due_ms: int
     payload: bytes
     request: str
     sequence: int
+    offered_ms: int
+    deployment: str = ""
+    state_id: str = ""
+    idempotency: str = ""
+    retries: int = 0
+    retry_delay_ms: int = 0
+    retry_type: str = "reschedule"
+    word: Word = Word.ACCEPTED
+
+
+class Answer(NamedTuple):
+    """The first answer to the end of a claim: a repeat gets it again."""
+
+    grant: Grant
+    run_count: str
+    word: Word
 
 
 @dataclass
@@ -117,33 +182,71 @@ class Ledger:
     """What callers were told, and what was done to the data from outside; goes back with it."""
 
     now_ms: int
+    submissions: int = 0
     accepted: dict[str, Accepted] = field(default_factory=dict)
     ended: dict[str, str] = field(default_factory=dict)
-    answers: dict[str, tuple[Grant, Word]] = field(default_factory=dict)
+    answers: dict[str, Answer] = field(default_factory=dict)
+    counted: bool = False  # whether the finish under way says which start has ended
+    first: dict[str, str] = field(default_factory=dict)  # run by idempotency digest
     told: dict[str, tuple[str, str]] = field(default_factory=dict)  # place and state by events
+    unstarted: dict[str, int] = field(default_factory=dict)  # from when on a run should start
+    late: set[str] = field(default_factory=set)  # announced since they were offered or retimed
+    past: dict[str, set[str]] = field(default_factory=dict)  # events since a run was submitted
+    unserved: set[str] = field(default_factory=set)  # queues said to have no worker
+    skipped: dict[str, int] = field(default_factory=dict)  # by queue
     present: set[str] = field(default_factory=set)  # holders, by events
     unmarked: set[tuple[str, str]] = field(default_factory=set)  # entries that lost their holder
     strays: set[tuple[str, str]] = field(default_factory=set)  # entries that no dispatch made
     awake: set[tuple[str, str]] = field(default_factory=set)  # (holder, queue) of taken wakes
 
 
-def read(client: Any, keys: PoolKeys) -> Stored:
-    """Return everything that the pool has stored."""
+# Everything in one answer: for each key when it expires, and its value; of the events the new ones.
+SNAPSHOT = """
+local function value_of(key)
+    local kind = redis.call("TYPE", key)
+    kind = type(kind) == "table" and kind.ok or kind
+    if kind == "hash" then
+        return redis.call("HGETALL", key)
+    elseif kind == "zset" then
+        return redis.call("ZRANGE", key, 0, -1, "WITHSCORES")
+    elseif kind == "set" then
+        return redis.call("SMEMBERS", key)
+    elseif kind == "list" then
+        return redis.call("LRANGE", key, 0, -1)
+    elseif kind == "string" then
+        return redis.call("GET", key)
+    elseif key == ARGV[2] then
+        return { redis.call("XLEN", key), redis.call("XRANGE", key, ARGV[3], "+") }
+    end
+    local pending = redis.pcall("XPENDING", key, "workers", "-", "+", 10000)
+    if pending.err then
+        return { redis.call("XRANGE", key, "-", "+") }
+    end
+    local consumers = redis.call("XINFO", "CONSUMERS", key, "workers")
+    return { redis.call("XRANGE", key, "-", "+"), pending, consumers }
+end
+local answer = {}
+for _, key in ipairs(redis.call("KEYS", ARGV[1])) do
+    answer[#answer + 1] = { key, redis.call("PEXPIRETIME", key), value_of(key) }
+end
+return answer
+"""
+_TYPES = {row.name: row.type for row in TABLE}
+
+
+def read(client: Any, keys: PoolKeys, known: dict[str, dict[str, str]]) -> Stored:
+    """Return everything that the pool has stored; events that are known are not read again."""
     tag = keys["pool"].removesuffix("pool")
-    named = [_named(keys, key.decode()) for key in sorted(client.keys(tag + "*"))]
-    pipeline = client.pipeline(transaction=False)
-    for name, key in named:
-        _ask(pipeline, _TYPES[name], keys[name] + key)
-    answers = iter(pipeline.execute(raise_on_error=False))
+    after = f"({list(known)[-1]}" if known else "-"
+    rows = client.eval(SNAPSHOT, 0, tag + "*", keys["events"], after)
     tables: dict[str, dict[str, Any]] = {}
     expires_ms = {}
-    for name, key in named:
-        expires_ms[name, key] = next(answers)
-        tables.setdefault(name, {})[key] = _value(_TYPES[name], answers)
+    for raw_key, expires, value in sorted(rows):
+        name, key = _named(keys, raw_key.decode())
+        expires_ms[name, key] = expires
+        told = _events(known, value) if name == "events" else _value(_TYPES[name], value)
+        tables.setdefault(name, {})[key] = told
     return Stored(tables, expires_ms)
-
-
-_TYPES = {row.name: row.type for row in TABLE}
 
 
 def _named(keys: PoolKeys, key: str) -> tuple[str, str]:
@@ -154,187 +257,37 @@ def _named(keys: PoolKeys, key: str) -> tuple[str, str]:
     raise AssertionError(f"{key} is not in the data model")
 
 
-def _ask(pipeline: Any, kind: str, key: str) -> None:
-    pipeline.pexpiretime(key)
-    if kind == "hash":
-        pipeline.hgetall(key)
-    elif kind == "zset":
-        pipeline.zrange(key, 0, -1, withscores=True)
-    elif kind == "set":
-        pipeline.smembers(key)
-    elif kind == "list":
-        pipeline.lrange(key, 0, -1)
-    else:
-        pipeline.xrange(key)
-        pipeline.xpending_range(key, GROUP, "-", "+", 10_000)
-        pipeline.xinfo_consumers(key, GROUP)
+def _events(known: dict[str, dict[str, str]], value: list[Any]) -> Stream:
+    count, news = value
+    events = known | {entry.decode(): _fields(fields) for entry, fields in news}
+    assert count == len(events), "an event has gone"
+    return Stream(events, {}, frozenset(), grouped=False)
 
 
-def _value(kind: str, answers: Iterator[Any]) -> Any:
-    value = next(answers)
+def _value(kind: str, value: Any) -> Any:
     if kind == "hash":
         return _fields(value)
     if kind == "zset":
-        return [(member.decode(), int(score)) for member, score in value]
+        return [(member.decode(), int(score)) for member, score in _pairs(value)]
     if kind in ("set", "list"):
         return sorted(member.decode() for member in value)
-    pending, consumers = next(answers), next(answers)
-    grouped = not isinstance(pending, Exception)
-    return Stream(
-        {entry.decode(): _fields(fields) for entry, fields in value},
-        {p["message_id"].decode(): p["consumer"].decode() for p in pending} if grouped else {},
-        frozenset(c["name"].decode() for c in consumers) if grouped else frozenset(),
-        grouped,
-    )
+    if kind == "string":
+        return value.decode()
+    entries = {entry.decode(): _fields(fields) for entry, fields in value[0]}
+    if len(value) == 1:
+        return Stream(entries, {}, frozenset(), grouped=False)
+    pending = {entry.decode(): consumer.decode() for entry, consumer, *_ in value[1]}
+    consumers = frozenset(dict(_pairs(row))[b"name"].decode() for row in value[2])
+    return Stream(entries, pending, consumers, grouped=True)
 
 
-def _fields(raw: dict[bytes, bytes]) -> dict[str, Any]:
-    named = ((name.decode(), value) for name, value in raw.items())
+def _pairs(items: list[Any]) -> Iterator[tuple[Any, Any]]:
+    return zip(items[::2], items[1::2], strict=True)
+
+
+def _fields(raw: list[bytes]) -> dict[str, Any]:
+    named = ((name.decode(), value) for name, value in _pairs(raw))
     return {name: value if name in BYTES else value.decode() for name, value in named}
-
-
-def broken_promises(stored: Stored, ledger: Ledger) -> Iterator[str]:
-    """Yield what is wrong with what is stored now."""
-    for run in sorted(ledger.accepted.keys() - stored.runs.keys()):
-        yield f"{run} was accepted and is not known any more"
-    for run, record in stored.runs.items():
-        yield from _places(stored, ledger, run, record)
-        yield from _record(stored, ledger, run, record)
-    yield from _strangers(stored, ledger)
-    yield from _holders(stored, ledger)
-    yield from _bells(stored, ledger)
-    yield from _counts(stored)
-
-
-def _places(stored: Stored, ledger: Ledger, run: str, record: dict[str, Any]) -> Iterator[str]:
-    """Invariant 1: the run is where its record says, and nowhere else."""
-    place = record.get("place", "")
-    if place not in PLACES:
-        yield f"{run} has the place {place!r}"
-    found = {
-        f"scheduled in {queue} at {due_ms}"
-        for queue, members in stored["scheduled"].items()
-        for member, due_ms in members
-        if member[16:] == run
-    }
-    for queue, stream in stored["stream"].items():
-        for entry in (e for e, f in stream.entries.items() if f["run"] == run):
-            holder = stream.pending.get(entry)
-            if (queue, entry) in ledger.unmarked and place == "claimed":
-                holder = holder or record.get("holder")
-            if (queue, entry) not in ledger.strays:
-                found.add(f"in {queue} as {entry}, pending for {holder}")
-    found |= {f"claimed by {h}" for h, runs in stored["claims"].items() if run in runs}
-    for name in ("dead", "finished"):
-        found |= {name for member, _ in stored[name].get("", []) if member == run}
-    expected = _expected(record)
-    if found != expected:
-        yield f"{run} is {place}: expected {sorted(expected)}, found {sorted(found)}"
-
-
-def _expected(record: dict[str, Any]) -> set[str]:
-    queue, entry, holder = (record.get(name) for name in ("queue", "entry", "holder"))
-    return {
-        "scheduled": {f"scheduled in {queue} at {record.get('due_ms')}"},
-        "stream": {f"in {queue} as {entry}, pending for None"},
-        "claimed": {f"in {queue} as {entry}, pending for {holder}", f"claimed by {holder}"},
-        "dead": {"dead"},
-        "ended": {"finished"},
-    }.get(record.get("place", ""), set())
-
-
-def _record(stored: Stored, ledger: Ledger, run: str, record: dict[str, Any]) -> Iterator[str]:
-    """Invariants 2, 9, 10 and 12, and the marks that go with each place."""
-    place, state, accepted = record.get("place"), record.get("state_type"), ledger.accepted.get(run)
-    if accepted is None:
-        yield f"{run} was never accepted"
-        return
-    marks = {"claimed": MARKS, "stream": {"entry"}}.get(str(place), set())
-    if MARKS & record.keys() != marks:
-        yield f"{run} is {place} and has the marks {sorted(MARKS & record.keys())}"
-    told = ledger.told.get(run)
-    if told != (place, state):
-        yield f"{run} is {place} and {state}; the events say {told}"
-    if int(record.get("dispatched_ms", accepted.due_ms)) < accepted.due_ms:
-        yield f"{run} was dispatched before it was due"
-    if run in ledger.ended and (place not in ("ended", "dead") or state != ledger.ended[run]):
-        yield f"{run} had ended as {ledger.ended[run]} and is {place}, {state}"
-    if (place == "ended") != (stored.expires_ms["run", run] != -1):
-        yield f"the record of {run}, {place}, expires at {stored.expires_ms['run', run]}"
-    dropped = place == "ended" and state in ("COMPLETED", "CANCELLED")
-    if record.get("payload") != (None if dropped else accepted.payload):
-        yield f"{run}, {place} and {state}, has the payload {record.get('payload')!r}"
-    if (record["queue"], int(record["due_ms"])) != (accepted.queue, accepted.due_ms):
-        yield f"{run} has moved to {record['queue']} at {record['due_ms']}"
-
-
-def _strangers(stored: Stored, ledger: Ledger) -> Iterator[str]:
-    """Invariant 1 from the other side: nothing is listed that no record stands for."""
-    listed = {m[16:] for members in stored["scheduled"].values() for m, _ in members}
-    listed |= {m for name in ("dead", "finished") for m, _ in stored[name].get("", [])}
-    listed |= {run for runs in stored["claims"].values() for run in runs}
-    for run in sorted(listed - stored.runs.keys()):
-        yield f"{run} is listed and has no record"
-    for queue, stream in stored["stream"].items():
-        for entry, fields in stream.entries.items():
-            record = stored.runs.get(fields["run"], {})
-            stray = (queue, entry) in ledger.strays
-            if not stray and fields["payload"] != record.get("payload"):
-                yield f"{entry} of {queue} has the payload {fields['payload']!r}"
-        for entry in stream.pending.keys() - stream.entries.keys():
-            yield f"{entry} of {queue} is pending and gone"
-        for consumer in stream.consumers - stored["holder"].keys():
-            yield f"{consumer} is still a consumer of {queue}"
-
-
-def _holders(stored: Stored, ledger: Ledger) -> Iterator[str]:
-    """Whoever has a lease has a record, its name while it lives, and nothing when it is gone."""
-    holders = {holder for holder, _ in stored["holders"].get("", [])}
-    if not holders == stored["holder"].keys() == ledger.present:
-        yield (
-            f"holders with a lease {sorted(holders)}, with a record "
-            f"{sorted(stored['holder'])}, by their events {sorted(ledger.present)}"
-        )
-    present = set(stored["workers"].get("", {}).values())
-    for holder, record in stored["holder"].items():
-        if "dead" not in record and holder not in present:
-            yield f"{holder} lives and its name stands for {sorted(present)}"
-    for name in ("claims", "inbox"):
-        for holder in stored[name].keys() - stored["holder"].keys():
-            yield f"{holder} is gone and has left its {name}"
-
-
-def _bells(stored: Stored, ledger: Ledger) -> Iterator[str]:
-    """Invariant 11: where something can be claimed, workers find it and one of them is woken."""
-    ready = {queue for queue, _ in stored["ready"].get("", [])}
-    for queue in stored.queues:
-        waiting = stored.unclaimed(queue)
-        if waiting and queue not in ready:
-            yield f"{queue} has {waiting} and is not ready"
-        taken = any(queue == woken for _, woken in ledger.awake)
-        if waiting and queue not in stored["wake"] and not taken:
-            yield f"{queue} has {waiting} and wakes nobody"
-    for name in ("wake", "inbox"):
-        for key, elements in stored[name].items():
-            if len(elements) > 1:
-                yield f"{name} {key} has {len(elements)} elements"
-
-
-def _counts(stored: Stored) -> Iterator[str]:
-    """A stream is bounded, and the bytes that count against its bound are right."""
-    for queue in stored.queues:
-        settings, waiting = stored["queue"][queue], stored.unclaimed(queue)
-        if len(waiting) > int(settings.get("max_unclaimed", 1000)):
-            yield f"{queue} has {len(waiting)} unclaimed entries"
-        size = sum(len(stored.runs[run]["payload"]) for run in waiting)
-        if waiting and int(settings.get("unclaimed_bytes", 0)) != size:
-            yield f"{queue} has {size} unclaimed bytes, counted {settings.get('unclaimed_bytes')}"
-    for name, table in stored.tables.items():
-        expiring = {key for key in table if stored.expires_ms[name, key] != -1}
-        if name == "finished" and not expiring:
-            yield "the list of ended runs never expires"
-        elif name not in ("run", "finished") and expiring:
-            yield f"{name} {sorted(expiring)} will expire"
 
 
 def follow(ledger: Ledger, events: list[dict[str, str]]) -> None:
@@ -345,13 +298,59 @@ def follow(ledger: Ledger, events: list[dict[str, str]]) -> None:
             ledger.present.add(worker)
         elif name == "recovered":
             ledger.present.discard(worker)
-        if name not in MOVES:
-            continue
-        froms, place = MOVES[name]
-        before, state = ledger.told.get(run, ("", ""))
-        assert before in froms, f"{run} was {before or 'unknown'}, and then the event {event}"
-        if "from" in event:
-            assert event["from"] == state, f"{run} was {state}, and then the event {event}"
-        ledger.told[run] = (place, event.get("to", state))
-        if place in ("ended", "dead"):
-            ledger.ended[run] = event["to"]
+        elif name == "late":
+            assert run not in ledger.late, f"{run} was announced as late once more: {event}"
+            ledger.late.add(run)
+            del ledger.unstarted[run]
+        elif name == "unserved":
+            ledger.unserved.add(event["queue"])
+        if name in MOVES:
+            _move(ledger, event, run)
+            _expect(ledger, event, run)
+
+
+def _move(ledger: Ledger, event: dict[str, str], run: str) -> None:
+    name = event["event"]
+    froms, place = MOVES[name]
+    before, state = ledger.told.get(run, ("", ""))
+    assert before in froms, f"{run} was {before or 'unknown'}, and then the event {event}"
+    if "from" in event:
+        assert event["from"] == state, f"{run} was {state}, and then the event {event}"
+    if state == "CANCELLING":
+        assert event.get("to") == "CANCELLED", f"{run} was to be cancelled, and then {event}"
+    accepted = ledger.accepted.get(run)
+    if name == "retrying" and accepted and ledger.counted and accepted.retry_type == "in_process":
+        place = "claimed"
+    ledger.told[run] = (place, event.get("to", state))
+    ledger.ended.pop(run, None)
+    if place in OVER:
+        ledger.ended[run] = event["to"]
+    if name == "purged":
+        for known in (ledger.told, ledger.accepted, ledger.answers):
+            known.pop(run, None)
+    elif accepted and name in EXPECTED and "due_ms" in event:
+        ledger.accepted[run] = accepted._replace(due_ms=int(event["due_ms"]))
+
+
+def _expect(ledger: Ledger, event: dict[str, str], run: str) -> None:
+    name = event["event"]
+    if name == "submitted":
+        ledger.past[run] = set()
+    past = ledger.past.setdefault(run, set())
+    if name in EXPECTED and ledger.told[run][0] == "scheduled":
+        ledger.unstarted[run] = int(event.get("due_ms", event["at_ms"]))
+    elif name in SETTLED:
+        ledger.unstarted.pop(run, None)
+    elif name == "dispatched" and "claimed" in past:
+        ledger.unstarted.setdefault(run, int(event["at_ms"]))
+    elif name == "claimed":
+        ledger.unserved.discard(event["queue"])
+    if name in ("dispatched", "retimed"):
+        past.discard("admitted")
+    elif name == "started":
+        past.discard("retrying")
+    past.add(name)
+    if name in ("submitted", "retimed", "requeued"):
+        ledger.late.discard(run)
+    if name == "skipped":
+        ledger.skipped[event["queue"]] = ledger.skipped.get(event["queue"], 0) + 1

@@ -34,6 +34,8 @@ class RealServer:
     `config` has names and values as in redis.conf. Without `AOF` a restart starts empty.
     """
 
+    _arguments: tuple[str, ...] = ()
+
     def __init__(
         self,
         binary: Path,
@@ -48,7 +50,7 @@ class RealServer:
         self._data.mkdir(parents=True, exist_ok=True)
         # Its own short path: a socket's path has at most 103 bytes.
         self._socket_directory = Path(tempfile.mkdtemp(prefix="dsp"))
-        self._port = _free_port() if tcp else 0
+        self._port = free_port() if tcp else 0
         self._config = self._base_config() | dict(config or {})
         self._snapshots = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -76,6 +78,11 @@ class RealServer:
         return f"unix://{login}{self._socket_directory}/s"
 
     @property
+    def port(self) -> int:
+        """Its TCP port, 0 without one."""
+        return self._port
+
+    @property
     def pid(self) -> int:
         """The process id of the running server."""
         return self._running().pid
@@ -99,7 +106,7 @@ class RealServer:
         file.write_text("".join(settings))
         with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._binary, file],
+                [self._binary, file, *self._arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -248,7 +255,8 @@ def _quoted(value: str) -> str:
     return f'"{value}"' if not value or value.startswith("/") else value
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a TCP port of this machine that nobody uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -10,8 +10,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = ("dispatcher", "consumers")
 DOORS = {
+    "dispatcher/cluster.py",
     "dispatcher/connection.py",
     "dispatcher/inspector.py",
+    "dispatcher/reaching.py",
     "dispatcher/scripts.py",
     "dispatcher/store.py",
     "consumers/runners/rq.py",

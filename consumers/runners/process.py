@@ -4,6 +4,7 @@ A child never outlives the claim. The worker stops it when the claim is lost; a 
 does when the worker was killed, or frozen for longer than its lease.
 """
 
+import json
 import os
 import re
 import shutil
@@ -17,14 +18,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from consumers.runners import Stop
-from dispatcher import Claim, Guardian, InvalidRun, Outcome, ProcessJob, logger, payload_process_job
+from consumers.runners import Stop, without_ours
+from dispatcher import (
+    Claim,
+    Guardian,
+    InvalidRun,
+    Outcome,
+    Pool,
+    ProcessJob,
+    logger,
+    payload_process_job,
+)
 
 OUTPUT_TAIL_BYTES = 65_536
 LINE_BYTES = 8_192
 STOP_GRACE_S = 5.0
 OUTPUT_GRACE_S = 1.0
-_OURS = ("DISPATCHER_", "CONSUMERS_")
 # A child begins when the guardian knows of it: a worker killed between the two would leave it
 # unguarded. So it begins as a gate, which ends when its input does and becomes the command on a
 # line. Some shells drop variables whose names they cannot spell; then the gate is a Python.
@@ -42,6 +51,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 class ProcessRunner:
     """Runs the command of a flow run's job variables, else the pool's; see `ProcessJob`."""
 
+    guarded = True
+
     def __init__(
         self,
         *,
@@ -49,10 +60,9 @@ class ProcessRunner:
         stop_grace_s: float = STOP_GRACE_S,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        self._pool_command = pool_command
+        self._jobs = (pool_command, "")
         self._stop_grace_s = stop_grace_s
-        inherited = os.environ if environ is None else environ
-        self._environ = {n: v for n, v in inherited.items() if not n.startswith(_OURS)}
+        self._environ = without_ours(environ)
         self._guardian = Guardian()
         self._guardian.start()
         self._root = Path(tempfile.mkdtemp(prefix="dispatcher-"))
@@ -62,7 +72,15 @@ class ProcessRunner:
         """Run one child to its end; COMPLETED for exit code 0, CRASHED for death by a signal."""
         directory = Path(tempfile.mkdtemp(dir=self._root))
         try:
-            job = payload_process_job(claim.payload, self._pool_command)
+            command, template = self._jobs
+            job = payload_process_job(
+                claim.payload,
+                command,
+                base_job_template=template,
+                timeout_ms=claim.timeout_ms,
+                environ=self._environ,
+            )
+            stop.limit(job.timeout_s)
             payload_file = directory / "payload.json"
             payload_file.touch(mode=0o600)
             payload_file.write_bytes(claim.payload)
@@ -80,6 +98,10 @@ class ProcessRunner:
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
+    def configure(self, pool: Pool) -> None:
+        """Start runs by this pool's command and template from now on; what runs goes on."""
+        self._jobs = (pool.command, pool.base_job_template)
+
     def alive(self, timeout_s: float) -> None:
         """Promise the guardian to say so again within `timeout_s`; else it ends the children."""
         self._guardian.alive(timeout_s)
@@ -96,7 +118,9 @@ class ProcessRunner:
                 env.pop(name, None)
             else:
                 env[name] = value
+        told = {"DISPATCHER_JOB_NAME": job.name, "DISPATCHER_JOB_LABELS": _as_json(job.labels)}
         return env | {
+            **{name: value for name, value in told.items() if value},
             "DISPATCHER_RUN_ID": claim.run_id,
             "DISPATCHER_RUN_NAME": claim.name.replace("\0", ""),
             "DISPATCHER_RUN_PAYLOAD_FILE": str(payload_file),
@@ -131,18 +155,20 @@ class ProcessRunner:
             child.stdout, self._log.bind(run=claim.run_id) if job.stream_output else None
         )
         stop.on_request(
-            lambda: threading.Thread(target=self._terminate, args=(child.pid, exited)).start()
+            lambda: threading.Thread(target=self._terminate, args=(child.pid, exited, stop)).start()
         )
         code = child.wait()
+        stop.over()
         exited.set()
         # What the child left behind in its group ends with it.
         _signal(child.pid, signal.SIGKILL)
         self._guardian.remove(child.pid)
         return _outcome(code, output.tail())
 
-    def _terminate(self, pgid: int, exited: threading.Event) -> None:
+    def _terminate(self, pgid: int, exited: threading.Event, stop: Stop) -> None:
+        grace_s = self._stop_grace_s if stop.grace_s is None else stop.grace_s
         _signal(pgid, signal.SIGTERM)
-        if not exited.wait(self._stop_grace_s):
+        if not exited.wait(grace_s):
             _signal(pgid, signal.SIGKILL)
 
 
@@ -195,6 +221,10 @@ def _program(name: str, working_dir: Path, env: Mapping[str, str]) -> str:
     if found is None:
         raise OSError("no such program" if "/" in name else "no such program on its PATH")
     return found
+
+
+def _as_json(labels: Mapping[str, str]) -> str:
+    return json.dumps(dict(labels)) if labels else ""
 
 
 def _outcome(code: int, output: bytes) -> Outcome:

@@ -14,8 +14,13 @@ COMMANDS = {
     "submit": "dispatcher.cli.submit",
     "pool": "dispatcher.cli.pools",
     "queue": "dispatcher.cli.queues",
+    "deployment": "dispatcher.cli.deployments",
     "flow-run": "dispatcher.cli.flow_runs",
+    "dead-letter": "dispatcher.cli.dead_letters",
+    "explain": "dispatcher.cli.explain",
     "worker": "dispatcher.cli.workers",
+    "event": "dispatcher.cli.events",
+    "doctor": "dispatcher.cli.doctor",
     "settings": "dispatcher.cli.settings",
 }
 

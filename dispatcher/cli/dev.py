@@ -12,10 +12,11 @@ import click
 
 from dispatcher.cli.children import WorkerProcess
 from dispatcher.cli.group import Command, pass_session
+from dispatcher.cli.options import open_file
 from dispatcher.cli.progress import Screen
 from dispatcher.cli.receipts import Feed, Receipts
 from dispatcher.cli.session import Session
-from dispatcher.cli.submit import at_option, new_id_option, open_file
+from dispatcher.cli.submit import at_option, new_id_option
 from dispatcher.clock import Clock
 from dispatcher.connection import Connection
 from dispatcher.embedded import EmbeddedServer
@@ -25,10 +26,10 @@ from dispatcher.inspector import Inspector
 from dispatcher.intake import parse_when, read_elements
 from dispatcher.logs import logger
 from dispatcher.producer import PATIENCE_S, Producer, Target
-from dispatcher.records import Pool
 from dispatcher.service import Service, run_until_signal
 from dispatcher.settings import Settings
 from dispatcher.store import Store
+from dispatcher.stored import Pool
 
 POOL = "default"
 WORKER = "dev"

@@ -3,13 +3,28 @@
 from typing import Any
 
 from dispatcher.cli.output import utc
-from dispatcher.inspector import state_name_at
-from dispatcher.records import Delivery, Holder, Pool, Queue, RunRecord
+from dispatcher.cli.pauses import pause_fields
+from dispatcher.decoding import state_name_at
+from dispatcher.job_templates import template_fields
+from dispatcher.keys import decode
+from dispatcher.stored import (
+    LATE_AFTER_MS,
+    Delivery,
+    Deployment,
+    Event,
+    Holder,
+    Pool,
+    Queue,
+    RunRecord,
+)
+
+_EVENT_NAMES = {"run": "flow_run_id", "deployment": "deployment_id"}
+_EVENT_TIMES = {"due_ms": "expected_start_time", "until_ms": "until"}
 
 
-def run_fields(run: RunRecord, now_ms: int) -> dict[str, Any]:
-    """Return a run as it is listed."""
-    state_name = state_name_at(run, now_ms)
+def run_fields(run: RunRecord, now_ms: int, late_after_ms: int = LATE_AFTER_MS) -> dict[str, Any]:
+    """Return a run as it is listed; `late_after_ms` is its pool's."""
+    state_name = state_name_at(run, now_ms, late_after_ms)
     is_scheduled = run.state_type == "SCHEDULED"
     return {
         "id": run.id,
@@ -24,15 +39,29 @@ def run_fields(run: RunRecord, now_ms: int) -> dict[str, Any]:
         "created": utc(run.submitted_ms),
         "expected_start_time": utc(run.due_ms),
         "next_scheduled_start_time": utc(run.due_ms) if is_scheduled else None,
-        "start_time": utc(run.started_ms),
+        "start_time": utc(first_start_ms(run)),
         "end_time": utc(run.ended_ms),
         "estimated_start_time_delta": start_delta_ms(run, now_ms) / 1000,
+        "total_run_time": run.ran_ms / 1000,
+        "estimated_run_time": running_ms(run, now_ms) / 1000,
     }
+
+
+def first_start_ms(run: RunRecord) -> int | None:
+    """Return when a run started for the first time since it was submitted."""
+    return run.started_ms if run.first_started_ms is None else run.first_started_ms
 
 
 def start_delta_ms(run: RunRecord, now_ms: int) -> int:
     """Return how late a run started, or is by now; 0 while it is not late."""
-    return max(0, (now_ms if run.started_ms is None else run.started_ms) - run.due_ms)
+    started_ms = first_start_ms(run)
+    return max(0, (now_ms if started_ms is None else started_ms) - run.due_ms)
+
+
+def running_ms(run: RunRecord, now_ms: int) -> int:
+    """Return for how long a run has been running, all its starts together."""
+    is_running = run.state_type == "RUNNING" and run.started_ms is not None
+    return run.ran_ms + (max(0, now_ms - (run.started_ms or 0)) if is_running else 0)
 
 
 def delivery_fields(delivery: Delivery) -> dict[str, Any]:
@@ -47,6 +76,25 @@ def delivery_fields(delivery: Delivery) -> dict[str, Any]:
     }
 
 
+def event_fields(event: Event) -> dict[str, Any]:
+    """Return an event: what every event has, null where it is not said, then what is its own."""
+    told = dict(event.fields)
+    fields: dict[str, Any] = {
+        "occurred": utc(int(told.pop("at_ms", 0))),
+        "event": told.pop("event", ""),
+        "work_pool_name": event.pool,
+        "work_queue_name": decode(told.pop("queue", "")) or None,
+        "flow_run_id": None,
+        **{name: told.pop(name, None) for name in ("from", "to", "worker", "reason", "by")},
+    }
+    for name, value in told.items():
+        if name in _EVENT_TIMES:
+            fields[_EVENT_TIMES[name]] = utc(int(float(value)))
+        else:
+            fields[_EVENT_NAMES.get(name, name)] = value
+    return fields
+
+
 def pool_fields(pool: Pool) -> dict[str, Any]:
     """Return a pool."""
     return {
@@ -55,10 +103,17 @@ def pool_fields(pool: Pool) -> dict[str, Any]:
         "type": pool.type,
         "created": utc(pool.created_ms),
         "command": pool.command or None,
+        "base_job_template": template_fields(pool.base_job_template),
+        "concurrency_limit": pool.limit,
+        "claimed": pool.claimed,
+        **pause_fields(pool),
         "lease_seconds": pool.lease_ms / 1000,
         "heartbeat_interval_seconds": pool.renew_ms / 1000,
         "retention_seconds": pool.retention_ms / 1000,
         "keep_payload": pool.keep_payload,
+        "late_after_seconds": pool.late_after_ms / 1000,
+        "idempotency_ttl_seconds": pool.idempotency_ttl_ms / 1000,
+        "dead_retention_seconds": pool.dead_retention_ms / 1000,
     }
 
 
@@ -70,11 +125,32 @@ def queue_fields(queue: Queue) -> dict[str, Any]:
         "work_pool_name": queue.pool,
         "priority": queue.priority,
         "created": utc(queue.created_ms),
+        "concurrency_limit": queue.limit,
+        **pause_fields(queue),
         "max_unclaimed": queue.max_unclaimed,
         "max_deliveries": queue.max_deliveries,
+        "on_worker_lost": queue.on_worker_lost,
+        "timeout_seconds": _seconds(queue.timeout_ms),
+        "cancel_grace_seconds": queue.cancel_grace_ms / 1000,
+        "late_policy": queue.late_policy,
+        "late_drop_seconds": _seconds(queue.late_drop_ms),
         "scheduled": queue.scheduled,
+        "waiting": queue.waiting,
         "unclaimed": queue.unclaimed,
         "claimed": queue.claimed,
+        "skipped": queue.skipped,
+    }
+
+
+def deployment_fields(deployment: Deployment) -> dict[str, Any]:
+    """Return a deployment with the slots that are held and the runs that wait for one."""
+    return {
+        "id": deployment.id,
+        "work_pool_name": deployment.pool,
+        "concurrency_limit": deployment.limit,
+        "concurrency_options": {"collision_strategy": deployment.collision_strategy},
+        "held": deployment.held,
+        "waiting": deployment.waiting,
     }
 
 
@@ -106,3 +182,7 @@ def worker_status(holder: Holder, now_ms: int) -> str:
 def lease_left_ms(holder: Holder, now_ms: int) -> int:
     """Return how long the lease still holds."""
     return max(0, holder.lease_end_ms - now_ms)
+
+
+def _seconds(span_ms: int | None) -> float | None:
+    return None if span_ms is None else span_ms / 1000

@@ -1,4 +1,4 @@
-"""`dispatcher flow-run`: ls, show, logs."""
+"""`dispatcher flow-run`: ls, show, logs; what changes runs is in `flow_run_changes`."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -6,24 +6,26 @@ from uuid import UUID
 
 import click
 
-from dispatcher.cli.fields import delivery_fields, run_fields, start_delta_ms
+from dispatcher.cli.fields import first_start_ms, run_fields
+from dispatcher.cli.flow_run_changes import cancel, release, retime
 from dispatcher.cli.group import Group, pass_session
-from dispatcher.cli.options import as_json, pool_name, queue_name
-from dispatcher.cli.output import echo_fields, echo_json, echo_table, shown_span, shown_time
+from dispatcher.cli.histories import history_fields, show_history
+from dispatcher.cli.options import as_json, queue_name, run_pool
+from dispatcher.cli.output import echo_json, echo_table, shown_time
 from dispatcher.cli.session import Session
+from dispatcher.decoding import state_name_at
 from dispatcher.errors import NotFound
-from dispatcher.inspector import Inspector, state_name_at
+from dispatcher.inspector import Inspector
 from dispatcher.models import StateType
-from dispatcher.records import Place, RunRecord
+from dispatcher.stored import Place, RunRecord
 
 _PLACES = {
-    StateType.SCHEDULED: {Place.SCHEDULED, Place.STREAM},
+    StateType.SCHEDULED: {Place.SCHEDULED, Place.WAITING, Place.STREAM, Place.CLAIMED},
     StateType.PENDING: {Place.CLAIMED},
     StateType.RUNNING: {Place.CLAIMED},
     StateType.CANCELLING: {Place.CLAIMED},
     StateType.CRASHED: {Place.ENDED, Place.DEAD},
 }
-_in_pool = click.option("--pool", type=pool_name, help="Look in this pool only.")
 
 
 @click.group(cls=Group)
@@ -31,8 +33,12 @@ def flow_run() -> None:
     """Flow runs: what was submitted, and what became of it."""
 
 
+for _command in (cancel, retime, release):
+    flow_run.add_command(_command)
+
+
 @flow_run.command()
-@_in_pool
+@run_pool
 @click.option("--queue", type=queue_name, help="Only this queue's.")
 @click.option(
     "--state",
@@ -54,47 +60,45 @@ def ls(
     limit: int,
     as_json: bool,
 ) -> None:
-    """List runs: scheduled ones by due time, then those with workers, then ended ones."""
+    """List runs: scheduled ones by due time, waiting ones, those with workers, ended ones."""
     inspector = session.inspector
     if pool:
         _check(inspector, pool, queue)
-    now_ms = inspector.server_time_ms()
+    now_ms = inspector.server_time_ms(pool)
     found = _runs(inspector, pool, queue, {StateType(state) for state in states})
     listed = list(islice(found, limit))
+    late = {name: inspector.pool(name).late_after_ms for name in {run.pool for run in listed}}
     if as_json:
         for run in listed:
-            echo_json(run_fields(run, now_ms))
+            echo_json(run_fields(run, now_ms, late[run.pool]))
     else:
         columns = ("ID", "NAME", "STATE", "POOL", "QUEUE", "DUE", "STARTED", "ENDED")
-        echo_table(columns, (_row(run, now_ms) for run in listed))
+        echo_table(columns, (_row(run, now_ms, late[run.pool]) for run in listed))
     if next(found, None):
         click.echo(f"there are more than {limit}: --limit shows more", err=True)
 
 
 @flow_run.command()
 @click.argument("run_id", metavar="RUN", type=click.UUID)
-@_in_pool
+@run_pool
 @click.option("--payload", is_flag=True, help="Write what was accepted, byte for byte.")
 @as_json
 @pass_session
 def show(session: Session, *, run_id: UUID, pool: str | None, payload: bool, as_json: bool) -> None:
-    """Show a run: its state, its times, and everyone who had it."""
+    """Show a run: its state, its times, everyone who had it, and all that happened to it."""
     inspector = session.inspector
     run = inspector.run(str(run_id), pool)
     if payload:
         _write_payload(inspector, run)
-        return
-    now_ms = inspector.server_time_ms()
-    if as_json:
-        deliveries = [delivery_fields(delivery) for delivery in run.deliveries]
-        echo_json({**run_fields(run, now_ms), "deliveries": deliveries})
-        return
-    _show(run, now_ms)
+    elif as_json:
+        echo_json(history_fields(inspector, run))
+    else:
+        show_history(inspector, run)
 
 
 @flow_run.command()
 @click.argument("run_id", metavar="RUN", type=click.UUID)
-@_in_pool
+@run_pool
 @pass_session
 def logs(session: Session, *, run_id: UUID, pool: str | None) -> None:
     """Write the last 64 KiB that a run wrote, as it wrote them."""
@@ -125,16 +129,14 @@ def _runs(
                 yield run
 
 
-def _row(run: RunRecord, now_ms: int) -> tuple[object, ...]:
+def _row(run: RunRecord, now_ms: int, late_after_ms: int) -> tuple[object, ...]:
     return (
         run.id,
         run.name,
-        state_name_at(run, now_ms),
+        state_name_at(run, now_ms, late_after_ms),
         run.pool,
         run.queue,
-        shown_time(run.due_ms),
-        shown_time(run.started_ms),
-        shown_time(run.ended_ms),
+        *map(shown_time, (run.due_ms, first_start_ms(run), run.ended_ms)),
     )
 
 
@@ -146,37 +148,3 @@ def _write_payload(inspector: Inspector, run: RunRecord) -> None:
             "pools made with --keep-payload keep it"
         )
     click.echo(accepted, nl=False)
-
-
-def _show(run: RunRecord, now_ms: int) -> None:
-    delta = shown_span(start_delta_ms(run, now_ms))
-    echo_fields(
-        (
-            ("id", run.id),
-            ("name", run.name),
-            ("state", f"{run.state_type} ({state_name_at(run, now_ms)})"),
-            ("message", run.message),
-            ("pool", run.pool),
-            ("queue", run.queue),
-            ("deployment", run.deployment),
-            ("submitted", shown_time(run.submitted_ms)),
-            ("due", shown_time(run.due_ms)),
-            ("dispatched", shown_time(run.dispatched_ms)),
-            ("claimed", shown_time(run.claimed_ms)),
-            ("started", shown_time(run.started_ms)),
-            ("due to start", delta if run.started_ms is not None else ""),
-            ("ended", shown_time(run.ended_ms)),
-            ("run count", run.run_count),
-            ("deliveries", run.delivery),
-            ("losses", run.losses or ""),
-        )
-    )
-    if not run.deliveries:
-        return
-    click.echo()
-    columns = ("DELIVERY", "WORKER", "CLAIMED", "STARTED", "ENDED", "OUTCOME")
-    rows = [
-        (d.number, d.holder, *map(shown_time, (d.claimed_ms, d.started_ms, d.ended_ms)), d.outcome)
-        for d in run.deliveries
-    ]
-    echo_table(columns, rows)

@@ -39,6 +39,11 @@ def shown_span(span_ms: int | None) -> str:
     return f"{span_ms / 1000:,.1f} s"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return how many there are of something: `1 run`, `1,000 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def clean(text: str) -> str:
     """Return text that cannot move the cursor or begin a line: controls are replaced."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "�" for c in text)

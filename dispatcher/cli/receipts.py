@@ -13,34 +13,39 @@ from dispatcher.cli.progress import Screen
 from dispatcher.errors import DispatcherError, InvalidInput, InvalidRun, RedisUnavailable
 from dispatcher.intake import Element, Offer, parse_offer
 from dispatcher.producer import Producer, Target, with_new_id
-from dispatcher.records import Receipt, RunRecord, Word
+from dispatcher.records import Receipt, Word
+from dispatcher.stored import RunRecord
 
 
 class Receipts:
     """Turns answers into lines and counts them; `followed` has the ids by pool when asked for."""
 
     def __init__(self, *, as_json: bool, follow: bool = False) -> None:
-        self.accepted = self.duplicate = self.refused = 0
+        self.accepted = self.retimed = self.duplicate = self.refused = 0
         self.followed: dict[str, list[str]] = {}
         self._as_json = as_json
         self._follow = follow
 
     def counts(self) -> str:
         """Say how many there were of each."""
-        return f"{self.accepted:,} accepted, {self.duplicate:,} duplicate, {self.refused:,} refused"
+        retimed = f"{self.retimed:,} retimed, " if self.retimed else ""
+        others = f"{self.duplicate:,} duplicate, {self.refused:,} refused"
+        return f"{self.accepted:,} accepted, {retimed}{others}"
 
-    def line(self, where: str, answer: Receipt | DispatcherError) -> str:
-        """Count an answer and return its line."""
+    def line(self, where: str, answer: Receipt | DispatcherError, *, offered: str = "") -> str:
+        """Count an answer and return its line; `offered` is the id that the run came with."""
         if isinstance(answer, DispatcherError):
             self.refused += 1
             return self._refusal(where, answer)
         if answer.word is Word.ACCEPTED:
             self.accepted += 1
+        elif answer.word is Word.RETIMED:
+            self.retimed += 1
         else:
             self.duplicate += 1
         if self._follow:
             self.followed.setdefault(answer.pool, []).append(answer.run_id)
-        return self._receipt(answer)
+        return self._receipt(answer, offered)
 
     def end(self, run_id: str, run: RunRecord | None) -> str:
         """Return the line of a followed run that has ended, or whose record is gone."""
@@ -51,16 +56,19 @@ class Receipts:
             return f"gone {run_id} nothing is known of it any more"
         return clean(f"ended {run_id} {run.state_type} {run.message}".rstrip())
 
-    def _receipt(self, receipt: Receipt) -> str:
+    def _receipt(self, receipt: Receipt, offered: str) -> str:
         word, due_ms = receipt.word.value, receipt.due_ms
+        is_other = offered not in ("", receipt.run_id)  # known by its idempotency key
         if self._as_json:
             fields: dict[str, Any] = {"result": word, "id": receipt.run_id}
             fields |= {"work_pool_name": receipt.pool, "work_queue_name": receipt.queue}
+            fields |= {"offered_id": offered} if is_other else {}
             return json.dumps(fields | {"expected_start_time": utc(due_ms)})
         if receipt.word is Word.DUPLICATE:
-            return clean(f"duplicate {receipt.run_id} is known in pool {receipt.pool}")
+            key = f"; {offered} has its idempotency key" if is_other else ""
+            return clean(f"duplicate {receipt.run_id} is known in pool {receipt.pool}{key}")
         due = shown_time(due_ms)
-        return clean(f"accepted {receipt.run_id} {receipt.pool}/{receipt.queue} due {due}")
+        return clean(f"{word} {receipt.run_id} {receipt.pool}/{receipt.queue} due {due}")
 
     def _refusal(self, where: str, error: DispatcherError) -> str:
         if not self._as_json:
@@ -86,7 +94,7 @@ class Feed:
         self._receipts = receipts
         self._screen = screen
         self._new_id = new_id
-        self._unanswered: deque[str] = deque()
+        self._unanswered: deque[tuple[str, str]] = deque()  # where it stood, and the run's id
         self._lines: list[str] = []
         self._failure: RedisUnavailable | BrokenPipeError | None = None
 
@@ -109,12 +117,12 @@ class Feed:
         offers = self._offers(iter(elements))
         try:
             for answer in self._producer.offer_many(offers, target=target, due_ms=due_ms):
-                where = self._unanswered.popleft()
-                self._lines.append(self._receipts.line(where, answer))
+                where, offered = self._unanswered.popleft()
+                self._lines.append(self._receipts.line(where, answer, offered=offered))
                 if isinstance(answer, RedisUnavailable) and not self._failure:
                     self._failure = _told(answer, where)
         except RedisUnavailable as error:
-            self._failure = _told(error, self._unanswered[0] if self._unanswered else "the end")
+            self._failure = _told(error, self._unanswered[0][0] if self._unanswered else "the end")
         finally:
             self._flush()
 
@@ -125,8 +133,10 @@ class Feed:
             element = None if self._failure else _next(elements)
             if element is None:
                 return
-            self._unanswered.append(element.where)
-            yield self._offer(element)
+            offer = self._offer(element)
+            offered = "" if isinstance(offer, DispatcherError) else str(offer.run.id)
+            self._unanswered.append((element.where, offered))
+            yield offer
 
     def _offer(self, element: Element) -> Offer | DispatcherError:
         if element.problem:

@@ -10,6 +10,7 @@ from dispatcher.cli.options import pool_name
 from dispatcher.cli.session import Session
 from dispatcher.errors import DispatcherError
 from dispatcher.logs import logger
+from dispatcher.preflight import NOT_CHECKED, look_at_servers
 from dispatcher.service import Service, run_until_signal
 
 
@@ -33,19 +34,12 @@ def _warn(session: Session, pools: Sequence[str]) -> None:
     """Log what looks wrong; a server that is not there yet, or forbids to ask, is fine."""
     log, inspector = logger(), session.inspector
     try:
-        policy = _memory_policy(session)
-        if policy not in ("", "noeviction"):
-            log.warning("maxmemory-policy", found=policy, needed="noeviction: runs may be lost")
+        for finding in look_at_servers(inspector.connection).findings:
+            tell = log.debug if finding.code == NOT_CHECKED else log.warning
+            tell(finding.code, reason=finding.problem)
         known = inspector.pool_names()
         for name in pools:
             if name not in known:
                 log.warning("no-such-pool", pool=name)
     except DispatcherError as error:
-        log.debug("not-checked", reason=str(error))
-
-
-def _memory_policy(session: Session) -> str:
-    name = "maxmemory-policy"
-    found = session.inspector.connection.read(lambda client: client.config_get(name))
-    value = {**found}.get(name, found.get(name.encode(), ""))
-    return value.decode() if isinstance(value, bytes) else str(value)
+        log.debug(NOT_CHECKED, reason=str(error))

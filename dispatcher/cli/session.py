@@ -1,5 +1,8 @@
 """What one command line works with: its settings, and the doors to the server they name."""
 
+import getpass
+import os
+import socket
 from functools import cached_property
 from typing import Any
 
@@ -44,6 +47,15 @@ class Session:
     def store(self) -> Store:
         """The door for writing; gives up at once when the server cannot serve."""
         return Store(self.inspector.connection, self.settings.key_prefix)
+
+    @cached_property
+    def by(self) -> str:
+        """Who gives the command, for events: user@host."""
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):  # a container may have no name for its user
+            user = str(os.getuid())
+        return f"{user}@{socket.gethostname()}"
 
     def patient_inspector(self) -> Inspector:
         """Return a read side that waits a while for a server that cannot serve."""

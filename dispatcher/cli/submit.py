@@ -9,12 +9,11 @@ from typing import Any, BinaryIO
 import click
 
 from dispatcher.cli.group import Command, pass_session
-from dispatcher.cli.options import as_json, pool_name, queue_name
+from dispatcher.cli.options import as_json, open_file, pool_name, queue_name
 from dispatcher.cli.progress import Screen
 from dispatcher.cli.receipts import Feed, Receipts
 from dispatcher.cli.session import Session
 from dispatcher.cli.waiting import follow
-from dispatcher.errors import InvalidInput
 from dispatcher.intake import Element, compose_run, parse_when, read_elements
 from dispatcher.producer import Target
 
@@ -86,15 +85,6 @@ def check_target(session: Session, pool: str | None, queue: str | None, *, creat
         inspector.pool(pool)
         if queue:
             inspector.queue(pool, queue)
-
-
-def open_file(path: str) -> BinaryIO:
-    """Open a file for reading; raises InvalidInput."""
-    try:
-        return open(path, "rb")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InvalidInput(f"{path} cannot be read: {reason}") from None
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from itertools import islice
 from dispatcher.clock import Clock
 from dispatcher.inspector import Inspector
 from dispatcher.models import StateType
-from dispatcher.records import Place, RunRecord
+from dispatcher.stored import Event, Place, RunRecord
 
 LOOK_S = 5.0  # how often some runs are looked at without being told: events are trimmed
 LOOK_RUNS = 500
@@ -34,10 +34,10 @@ class Following:
             self._after = self._inspector.last_event(self.pool)
             yield from self._look(list(self.waiting))
             return
-        events = self._inspector.events(self.pool, self._after, timeout_s=timeout_s)
+        events = self._inspector.events_of({self.pool: self._after}, timeout_s=timeout_s)
         if events:
-            self._after = events[-1][0]
-        told = {fields.get("run", "") for _, fields in events if _tells_an_end(fields)}
+            self._after = events[-1].id
+        told = {event.fields.get("run", "") for event in events if _tells_an_end(event)}
         yield from self._look([run_id for run_id in told if run_id in self.waiting])
         if self._clock.monotonic_s() >= self._look_at_s:
             self._look_at_s = self._clock.monotonic_s() + LOOK_S
@@ -74,6 +74,6 @@ def follow(
             yield from following.ended(timeout_s)
 
 
-def _tells_an_end(fields: dict[str, str]) -> bool:
-    state_type = fields.get("to", "")
+def _tells_an_end(event: Event) -> bool:
+    state_type = event.fields.get("to", "")
     return state_type in StateType.__members__ and StateType(state_type).is_terminal

@@ -21,23 +21,23 @@ def worker() -> None:
 def ls(session: Session, *, pool: str | None, as_json: bool) -> None:
     """List workers: ready, draining, or lost when the lease has ended."""
     inspector = session.inspector
-    pools = [pool] if pool else inspector.pool_names()
+    pools = [pool] if pool else [each.name for each in inspector.pools()]
     holders = [holder for name in pools for holder in inspector.holders(name)]
-    now_ms = inspector.server_time_ms()
+    now_ms = {name: inspector.server_time_ms(name) for name in pools}
     if as_json:
         for holder in holders:
-            echo_json(worker_fields(holder, now_ms))
+            echo_json(worker_fields(holder, now_ms[holder.pool]))
         return
     rows = [
         (
             holder.worker,
             holder.pool,
-            worker_status(holder, now_ms),
+            worker_status(holder, now_ms[holder.pool]),
             holder.host,
             holder.pid,
             holder.slots,
             holder.held,
-            shown_span(lease_left_ms(holder, now_ms)),
+            shown_span(lease_left_ms(holder, now_ms[holder.pool])),
             " ".join(holder.queues) or "all",
         )
         for holder in holders

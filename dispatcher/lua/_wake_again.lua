@@ -1,6 +1,9 @@
 -- Pass the word on: one waiting worker looks at each of these queues that still has something.
-local function wake_again(keys, served)
-    for _, queue in ipairs(ready_queues(keys, served)) do
+-- Answers how many there are.
+local function wake_again(keys, served, at_ms)
+    local ready = ready_queues(keys, served, at_ms)
+    for _, queue in ipairs(ready) do
         nudge(keys.wake .. queue)
     end
+    return #ready
 end

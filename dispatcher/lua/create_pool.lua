@@ -1,10 +1,10 @@
 -- Create a pool with its `default` queue; the same request again changes nothing.
 --
--- KEYS[1]  pool          the pool's hash
--- KEYS[2]  queues        its queues by priority
--- KEYS[3]  queue         prefix of queue:<q>
--- KEYS[4]  events
--- KEYS[5]  changes
+-- KEYS[1]   pool
+-- KEYS[2]   queues
+-- KEYS[3]   queue         prefix of queue:<q>
+-- KEYS[4]   events
+-- KEYS[5]   changes
 -- ARGV[1]  now_ms        empty: the server's clock
 -- ARGV[2]  version       of the data model
 -- ARGV[3]  id            of the pool
@@ -21,9 +21,10 @@ if redis.call("EXISTS", keys.pool) == 1 then
     return redis.call("HGET", keys.pool, "id") == id and "created" or "exists"
 end
 redis.call("HSET", keys.pool, "version", version, "id", id, "created_ms", at_ms,
-    "submissions", 0, "queues_version", 1, unpack(fields))
+    "submissions", 0, "queues_version", 1, "job_version", at_ms, unpack(fields))
 redis.call("ZADD", keys.queues, 1, "default")
 redis.call("HSET", keys.queue .. "default", "id", queue_id, "created_ms", at_ms)
+redis.call("PERSIST", keys.events) -- those of a deleted pool of this name were to go
 event(keys, at_ms, "pool-created", { "id", id })
 -- Dispatchers of all pools hear of a new one here; they list the names only now and then.
 redis.call("PUBLISH", keys.changes, "default " .. string.format("%.0f", at_ms))

@@ -1,12 +1,12 @@
 -- Register a worker's incarnation as a holder of claims, with a lease that `renew` prolongs.
 -- An older incarnation of the same name is marked dead; the caller recovers it at once.
 --
--- KEYS[1]  pool
--- KEYS[2]  holders
--- KEYS[3]  holder        prefix of holder:<h>
--- KEYS[4]  inbox         prefix of inbox:<h>
--- KEYS[5]  workers
--- KEYS[6]  events
+-- KEYS[1]   pool
+-- KEYS[2]   holders
+-- KEYS[3]   holder        prefix of holder:<h>
+-- KEYS[4]   inbox         prefix of inbox:<h>
+-- KEYS[5]   workers
+-- KEYS[6]   events
 -- ARGV[1]  now_ms        empty: the server's clock
 -- ARGV[2]  version       of the data model that the caller knows
 -- ARGV[3]  holder        <worker>.<incarnation>
@@ -17,7 +17,7 @@
 -- ARGV[8]  pid
 -- ARGV[9]  type          of the worker
 -- Returns  {word, lease_ms, renew_ms, displaced}: registered | lost | no_pool | newer; displaced is the older holder of the name or empty
--- Uses     now, event, fetch, nudge
+-- Uses     fetch, now, event, nudge
 local keys = { pool = KEYS[1], holders = KEYS[2], holder = KEYS[3], inbox = KEYS[4],
     workers = KEYS[5], events = KEYS[6] }
 local at_ms, known_version, holder, worker = now(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]

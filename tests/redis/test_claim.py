@@ -3,11 +3,7 @@
 import pytest
 
 from dispatcher.records import Claim, ClaimAnswer, Word
-from tests.builders import MIB, POOL, T0, Fleet, changed
-
-
-def ids(claims: list[Claim]) -> list[str]:
-    return [claim.run_id for claim in claims]
+from tests.builders import MIB, POOL, T0, Fleet, changed, ids
 
 
 def three_queues(fleet: Fleet) -> None:
@@ -25,16 +21,20 @@ def test_a_claimed_run_belongs_to_its_holder(fleet):
 
     entry = fleet.run("a")["entry"]
     token = f"{entry}.inc.1"
-    claim = Claim("a", POOL, "default", token, b"payload of a", T0 - 5, 2, 1, "name-of-a")
+    claim = Claim(
+        *("a", POOL, "default", token, b"payload of a", T0 - 5, 2, 1, "name-of-a"), job_version=T0
+    )
     assert answer == ClaimAnswer(Word.CLAIMED, [claim], more=False)
     assert changed(before, fleet.dump()) == {
         "stream:default": {
             "groups": {"workers": {"consumers": [holder], "pending": {entry: holder}}}
         },
-        "queue:default": {"unclaimed_bytes": "0"},
+        "queue:default": {"unclaimed_bytes": "0", "grouped_ms": str(T0)},
         "ready": None,
         "holder:w.inc": {"claim_number": "1", "claim_runs": "a"},
         "claims:w.inc": ["a"],
+        "slots:pool": {"a": T0},
+        "slots:queue:default": {"a": T0},
         "run:a": {
             "place": "claimed",
             "state_type": "PENDING",

@@ -27,6 +27,7 @@ def test_a_new_pool_has_its_settings_and_a_default_queue(client, prefix):
             "created_ms": str(T0),
             "submissions": "0",
             "queues_version": "1",
+            "job_version": str(T0),
         },
         "queues": {"default": 1},
         "queue:default": {"id": "queue-id", "created_ms": str(T0)},

@@ -4,13 +4,16 @@ import pytest
 
 from dispatcher.errors import NotFound, RedisRefused
 from dispatcher.records import Dispatched, Moved
-from tests.builders import T0, Fleet, changed
+from tests.builders import T0, Fleet, changed, moved
 
+LATE_MS = 15_000
 YEAR_9999_MS = 253_402_300_799_999
 
 
-def moved(answer: Dispatched) -> list[str]:
-    return [run.run_id for run in answer.moved]
+def dispatched(runs: list[Moved], next_due_ms: int | None, due_ms: int) -> Dispatched:
+    """The answer for the default queue whose first unstarted run is due at `due_ms`."""
+    late_at_ms = due_ms + LATE_MS
+    return Dispatched(T0 * 1000, runs, [], {"default": next_due_ms}, late_at_ms=late_at_ms)
 
 
 def stream(fleet: Fleet, queue: str = "default") -> list[str]:
@@ -35,7 +38,7 @@ def test_a_due_run_becomes_an_entry_of_its_stream(fleet):
 
     answer = fleet.dispatch("default")
 
-    assert answer == Dispatched(T0 * 1000, [Moved("a", "default", T0 - 3)], [], {"default": None})
+    assert answer == dispatched([Moved("a", "default", T0 - 3)], None, T0 - 3)
     entry = fleet.run("a")["entry"]
     assert changed(before, fleet.dump()) == {
         "scheduled:default": None,
@@ -70,14 +73,14 @@ def test_a_due_run_becomes_an_entry_of_its_stream(fleet):
 def test_a_second_dispatch_finds_nothing_and_changes_nothing(fleet):
     fleet.put("a")
     before = fleet.dump()
-    assert fleet.dispatch() == Dispatched(T0 * 1000, [], [], {"default": None})
+    assert fleet.dispatch() == dispatched([], None, T0)
     assert fleet.dump() == before
 
 
 def test_a_run_is_not_dispatched_one_millisecond_before_it_is_due(fleet):
     fleet.submit("a", due_ms=T0 + 1)
     before = fleet.dump()
-    assert fleet.dispatch() == Dispatched(T0 * 1000, [], [], {"default": T0 + 1})
+    assert fleet.dispatch() == dispatched([], T0 + 1, T0 + 1)
     assert fleet.dump() == before
 
 
@@ -164,7 +167,7 @@ def test_only_the_named_queues_are_dispatched(fleet):
 def test_a_queue_that_does_not_exist_is_passed_over(fleet):
     fleet.submit("a")
     answer = fleet.dispatch("nowhere", "default")
-    assert answer == Dispatched(T0 * 1000, [Moved("a", "default", T0)], [], {"default": None})
+    assert answer == dispatched([Moved("a", "default", T0)], None, T0)
 
 
 def test_a_pool_that_does_not_exist_is_said(fleet):

@@ -4,9 +4,10 @@ import pytest
 
 from dispatcher.keys import TABLE
 from dispatcher.records import Claim, Finish, Outcome, Word
-from tests.builders import OUTCOMES, POOL, T0, Fleet, changed
+from tests.builders import OUTCOMES, POOL, T0, Fleet, changed, refused
 
 DAY_MS = 86_400_000
+OLD_TOKEN = "a finish with an old token"
 
 
 @pytest.fixture
@@ -31,6 +32,8 @@ def test_a_finished_run_has_ended_and_its_claim_is_gone(fleet, claim):
             "groups": {"workers": {"pending": {entry: None}}},
         },
         "claims:w.1": None,
+        "slots:pool": None,
+        "slots:queue:default": None,
         "run:a": {
             "place": "ended",
             "state_type": "FAILED",
@@ -40,7 +43,9 @@ def test_a_finished_run_has_ended_and_its_claim_is_gone(fleet, claim):
             "ended_ms": str(T0 + 9),
             "delivery.1.ended_ms": str(T0 + 9),
             "delivery.1.outcome": "FAILED",
+            "ran_ms": "9",
             "answer_token": claim.token,
+            "answer_count": "",
             "answer": "finished",
             "entry": None,
             "token": None,
@@ -135,20 +140,20 @@ SINCE = [
 
 
 @pytest.mark.parametrize("since", SINCE)
-def test_an_old_token_is_lost_and_changes_nothing(fleet, claim, since):
+def test_a_finish_with_an_old_token_is_lost_and_leaves_an_event_alone(fleet, claim, since):
     since(fleet)
-    before = fleet.dump()
+    before, at_ms = fleet.dump(), fleet.store.now_ms
     assert fleet.finish(claim) is Word.LOST
-    assert fleet.dump() == before
+    assert changed(before, fleet.dump()) == refused("a", OLD_TOKEN, at_ms=at_ms)
 
 
-def test_a_token_of_another_run_is_lost_and_changes_nothing(fleet, claim):
+def test_a_token_of_another_run_is_lost_and_leaves_an_event_alone(fleet, claim):
     fleet.put("b")
     other = fleet.claim_one("w.1")
     before = fleet.dump()
     report = Finish("a", other.token, OUTCOMES["COMPLETED"])
     assert fleet.store.report(POOL, report) is Word.LOST
-    assert fleet.dump() == before
+    assert changed(before, fleet.dump()) == refused("a", OLD_TOKEN)
 
 
 def test_a_run_that_is_not_known_is_lost_and_changes_nothing(fleet, claim):
@@ -217,7 +222,7 @@ def permanent(fleet: Fleet) -> list[str]:
 
 @pytest.mark.parametrize("state", OUTCOMES)
 def test_all_that_an_ended_run_leaves_has_a_ttl(fleet, leaks, state):
-    fleet.put("a")
+    fleet.put("a", deployment="dep", idempotency="digest")
     claim = fleet.claim_one(fleet.register())
     fleet.client.lpop(fleet.keys["wake"] + "default")
     fleet.start(claim)
@@ -225,7 +230,7 @@ def test_all_that_an_ended_run_leaves_has_a_ttl(fleet, leaks, state):
     fleet.finish(claim, state)
 
     assert leaks() == permanent(fleet)
-    assert {row.name for row in TABLE if "TTL" in row.ends} == {"run"}
+    assert {row.name for row in TABLE if "TTL" in row.ends} == {"run", "idempotency", "events"}
 
 
 def test_the_record_and_the_list_live_as_long_as_the_pool_says(client, prefix):

@@ -7,52 +7,53 @@ DISPATCHER_TEST_MUTANT, the number of a mutation that the scripts then have.
 import logging
 import os
 from collections.abc import Callable
-from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
 
 from dispatcher import scripts
-from dispatcher.records import Outcome, Submission
+from dispatcher.records import Outcome
 from tests.conftest import BACKENDS
-from tests.fleet import Fleet, Save
-from tests.machine import PLENTY, QUEUES, Incarnation
-from tests.model import Grant
+from tests.deeds import (
+    BROUGHT,
+    COMPLETED,
+    DELAYS_MS,
+    LIMITED,
+    SAMPLE,
+    SETTINGS,
+    WORKERS,
+    few,
+    limits,
+    picks,
+    queues,
+)
+from tests.fleet import Fleet
+from tests.machine import DEPLOYMENTS, PLENTY, QUEUES
 from tests.mutants import MUTANTS, occurrences
+from tests.stories import Stories, has_room
 
 STEPS = int(os.environ.get("DISPATCHER_TEST_STEPS", "2000"))
 MUTANT = os.environ.get("DISPATCHER_TEST_MUTANT")
 STEPS_PER_EXAMPLE = 40
 # Five of six examples would repeat the one before but for one place: fewer mutations are noticed.
 REPEATS = "hypothesis.internal.conjecture.engine.ConjectureRunner.generate_mutations_from"
-MOST_RUNS = 12
-WORKERS = ("w1", "w 2")
 OUTCOMES = (
-    Outcome("COMPLETED", "Completed", "", b"\x00\xff done"),
+    COMPLETED,
     Outcome("FAILED", "Failed", "exit code 1", b""),
+    Outcome("FAILED", "TimedOut", "after 1 s", b""),
     Outcome("CRASHED", "Crashed", "killed by signal 9", b"\r\n"),
     Outcome("CANCELLED", "Cancelled", "", b""),
 )
-DELAYS_MS = st.sampled_from([None, 0, 0, 500, 500, 500, -1000, 2000, 30_000])
-SAMPLE = b'{"a": "\xc3\x84\r"}'
 PAYLOADS = st.binary(min_size=2, max_size=12) | st.just(SAMPLE)
-queues = st.sampled_from(QUEUES)
 budgets = st.sampled_from([PLENTY, PLENTY, 20, 1])  # 1 is used up by any run
-few = st.integers(1, 3)
-picks = st.integers(0, 40)  # which one of a list, counted from its newest
+PLACES = st.sampled_from(["claimed", "ended", "ended", "dead", "stream", "waiting", "any"])
+KEYS = st.sampled_from(["", "own", "own", "key 1", "key 2"])
 
 
-class Machine(RuleBasedStateMachine):
-    """Does steps in random order; each is checked in `Fleet`, and all promises after each."""
+class Machine(Stories):
+    """The rules of submitters, dispatchers and workers, beside the others."""
 
     client_of: Callable[[], object]
     prefix: str
@@ -60,82 +61,74 @@ class Machine(RuleBasedStateMachine):
     failed = False
 
     @initialize(
-        clock_ahead=st.booleans(), max_unclaimed=few, runs=st.lists(queues, min_size=3, max_size=6)
+        clock_ahead=st.booleans(),
+        max_unclaimed=few,
+        limit=limits,
+        policy=st.sampled_from(["all", "latest", "drop"]),
+        strategy=st.sampled_from(["ENQUEUE", "ENQUEUE", "CANCEL_NEW"]),
+        bound=st.sampled_from([None, None, None, "pool", *QUEUES]),
+        runs=st.lists(st.tuples(queues, LIMITED), min_size=3, max_size=6),
     )
-    def begin(self, clock_ahead: bool, max_unclaimed: int, runs: list[str]) -> None:
-        self.saved: Save | None = None
-        self.count = 0
+    def begin(
+        self,
+        clock_ahead: bool,
+        max_unclaimed: int,
+        limit: int | None,
+        policy: str,
+        strategy: str,
+        bound: str | None,
+        runs: list,
+    ) -> None:
         self.fleet = Fleet(
             self.client_of(), self.prefix, clock_ahead=clock_ahead, max_unclaimed=max_unclaimed
         )
+        self.fleet.set_deployment(DEPLOYMENTS[0], limit, strategy)
+        if bound == "pool":
+            self.fleet.set_pool({"limit": 2})
+        elif bound:
+            self.fleet.set_queue(bound, {"limit": 1})
+        self.fleet.set_queue(QUEUES[0], SETTINGS[policy])
         self.fleet.register(WORKERS[0], self.fresh(), ())
         self.fleet.register(WORKERS[1], self.fresh(), (QUEUES[1],))
-        for queue in runs:
-            self.submit(queue, 0, SAMPLE)
-
-    def fresh(self) -> str:
-        self.count += 1
-        return str(self.count)
-
-    def pick(self, items: list, index: int) -> object:
-        return items[-1 - index % len(items)]
-
-    def able(self) -> list[Incarnation]:
-        """The workers whose next claim is let through; if there are none, one comes."""
-        if not any(map(self.fleet.may_claim, self.fleet.workers)):
-            self.fleet.register(WORKERS[0], self.fresh(), ())
-        return list(filter(self.fleet.may_claim, self.fleet.workers))
-
-    def worker(self, index: int) -> Incarnation:
-        """Three in four are workers that may claim."""
-        return self.pick(self.able() if index % 4 else self.fleet.workers, index // 4)
-
-    def grant(self, index: int) -> Grant | None:
-        """Half of them are claims that hold; of the others half are on runs that somebody has."""
-        every = list(self.fleet.grants.values())
-        held = [grant for grant in every if grant.holds(self.fleet.stored)]
-        over = [grant for grant in every if grant not in held]
-        taken = [grant for grant in over if self.fleet.run_of(grant).get("place") == "claimed"]
-        found = [held, held, taken or over, over][index % 4] or every
-        return self.pick(found, index // 4) if found else None
-
-    @invariant()
-    def every_promise_is_kept(self) -> None:
-        self.fleet.check()
+        for queue, brought in runs:
+            self.new_run(queue, 0, brought)
 
     # --- Submitters, dispatchers, time
 
-    @precondition(lambda self: len(self.fleet.ledger.accepted) < MOST_RUNS)
-    @rule(queue=queues, delay_ms=DELAYS_MS, payload=PAYLOADS)
-    def submit(self, queue: str, delay_ms: int | None, payload: bytes) -> None:
-        run, now_ms = str(UUID(int=int(self.fresh()) * 7919)), self.fleet.ledger.now_ms
-        due_ms = None if delay_ms is None else now_ms // 500 * 500 + delay_ms
-        request = f"request-{run}"
-        self.fleet.submit(Submission(run, queue, payload, "name", request, due_ms))
+    @has_room
+    @rule(queue=queues, delay_ms=DELAYS_MS, payload=PAYLOADS, brought=BROUGHT, key=KEYS)
+    def submit(
+        self, queue: str, delay_ms: int | None, payload: bytes, brought: tuple, key: str
+    ) -> None:
+        self.new_run(queue, delay_ms, brought, payload, key)
 
     @precondition(lambda self: self.fleet.ledger.accepted)
-    @rule(index=picks, same=st.booleans(), queue=queues, delay_ms=DELAYS_MS)
-    def submit_again(self, index: int, same: bool, queue: str, delay_ms: int | None) -> None:
-        ledger = self.fleet.ledger
-        run = self.pick(list((index % 2 and ledger.ended) or ledger.accepted), index // 2)
-        known = self.fleet.ledger.accepted[run]
-        request = known.request if same else "another request"
-        due_ms = None if delay_ms is None else known.due_ms + delay_ms
-        self.fleet.submit(Submission(run, queue, b"[other]", "other", request, due_ms))
+    @rule(index=picks, queue=queues, delay_ms=DELAYS_MS, brought=BROUGHT, where=PLACES)
+    def submit_again(
+        self, index: int, queue: str, delay_ms: int | None, brought: tuple, where: str
+    ) -> None:
+        """A quarter of them the same request; the others with another state or the same one."""
+        run, known = self.some_run(index // 4, places=(where,))
+        request = f"request {self.fresh()}" if index % 4 else known.request
+        key = ["key 1", known.idempotency, ""][index % 3]
+        due_ms = None if delay_ms is None else known.offered_ms + delay_ms
+        state_id = [f"state {self.fresh()}", known.state_id, ""][max(0, index % 5 - 2)]
+        self.offer(run, queue, b"[other]", request, due_ms, brought, state_id, key)
+        if index % 4 == 3:
+            self.watch_later()
 
-    @rule(by_ms=st.sampled_from([500, 500, 500, 2000, 5000, 16_000, -300]))
-    def time_passes(self, by_ms: int) -> None:
+    @rule(by_ms=st.sampled_from([500, 500, 500, 2000, 5000, 16_000, -300]), watch=st.booleans())
+    def time_passes(self, by_ms: int, watch: bool) -> None:
         self.fleet.move_clock(by_ms)
+        if watch:
+            self.fleet.check()
+            self.fleet.watch(limit=3)
 
     @rule(names=st.permutations(QUEUES), only=st.booleans(), limit=few, max_bytes=budgets)
     def dispatch(self, names: list[str], only: bool, limit: int, max_bytes: int) -> None:
         self.fleet.dispatch(names[:1] if only else names, limit=limit, max_bytes=max_bytes)
 
     # --- Workers
-
-    @rule(name=st.sampled_from(WORKERS), served=st.sampled_from([(), QUEUES[:1], QUEUES[1:]]))
-    def come_back(self, name: str, served: tuple[str, ...]) -> None:
-        self.fleet.register(name, self.fresh(), served)
 
     @rule(index=picks, slots=few, max_bytes=budgets)
     def claim(self, index: int, slots: int, max_bytes: int) -> None:
@@ -160,11 +153,17 @@ class Machine(RuleBasedStateMachine):
         for grant in self.fleet.granted(worker) if index % 4 > 1 else []:
             self.fleet.start(grant, int(self.fleet.run_of(grant)["run_count"]) + 1)
 
-    def hand_out(self, worker: Incarnation, slots: int) -> None:
-        self.fleet.check()
-        self.fleet.dispatch(QUEUES, limit=3, max_bytes=PLENTY)
-        self.fleet.check()
-        self.fleet.claim(worker, worker.number + 1, slots=slots, max_bytes=PLENTY)
+    @rule(index=picks, outcome=st.sampled_from(OUTCOMES), slots=few)
+    def work_off(self, index: int, outcome: Outcome, slots: int) -> None:
+        """What a worker does when nothing goes wrong."""
+        worker = self.pick(self.able(), index)
+        self.hand_out(worker, slots)
+        for grant in self.fleet.granted(worker):
+            self.fleet.check()
+            count = int(self.fleet.run_of(grant)["run_count"]) + 1
+            self.fleet.start(grant, count)
+            self.fleet.check()
+            self.fleet.finish(grant, outcome, nudge=True, run_count=count)
 
     @rule(index=picks, then=st.sampled_from(["it dies", "it claims", "another renews"]))
     def take_wakes(self, index: int, then: str) -> None:
@@ -184,17 +183,50 @@ class Machine(RuleBasedStateMachine):
             for _ in range(1 + again):
                 self.fleet.start(grant, run_count)
 
-    @rule(index=picks, outcome=st.sampled_from(OUTCOMES), nudge=st.booleans(), again=st.booleans())
-    def finish(self, index: int, outcome: Outcome, nudge: bool, again: bool) -> None:
+    @rule(index=picks, outcome=st.sampled_from(OUTCOMES), nudge=st.booleans(), then=picks)
+    def finish(self, index: int, outcome: Outcome, nudge: bool, then: int) -> None:
+        """Finish, with the count of starts or without, perhaps twice, perhaps with an old count."""
         if grant := self.grant(index):
-            for _ in range(1 + again):
-                self.fleet.finish(grant, outcome, nudge=nudge)
+            count = int(self.fleet.run_of(grant).get("run_count", 0))
+            named = None if then % 4 == 0 else max(0, count - (then % 8 == 5))
+            for _ in range(1 + (then > 20)):
+                self.fleet.finish(grant, outcome, nudge=nudge, run_count=named)
 
-    @rule(index=picks, nudge=st.booleans(), again=st.booleans(), on=st.booleans())
-    def release(self, index: int, nudge: bool, again: bool, on: bool) -> None:
+    @rule(index=picks, then=st.sampled_from(["start", "cancel", "release", "finish", "go on"]))
+    def fail(self, index: int, then: str) -> None:
+        """A run fails, and is perhaps retried: what happens next?"""
+        self.hand_out(self.pick(self.able(), index), 1)
+        grant = self.grant(0)
+        if grant is None or not grant.holds(self.fleet.stored):
+            return
+        count = int(self.fleet.run_of(grant)["run_count"]) + 1
+        for _ in range(1 + (index % 3 == 0)):
+            self.fleet.check()
+            self.fleet.start(grant, count)
+        named = None if index % 5 == 0 else count
+        for _ in range(1 + (index % 4 == 0)):
+            self.fleet.check()
+            self.fleet.finish(grant, OUTCOMES[1], nudge=True, run_count=named)
+        self.fleet.check()
+        if then == "start":
+            self.fleet.start(grant, count + 1)
+        elif then == "release":
+            self.fleet.release(grant, nudge=False)
+        elif then == "go on":
+            self.fleet.move_clock(500)
+            self.hand_out(self.pick(self.able(), index), 1)
+        else:
+            if then == "cancel":
+                self.fleet.cancel(grant.run)
+                self.fleet.check()
+            self.fleet.finish(grant, COMPLETED, nudge=True, run_count=count if index % 2 else None)
+
+    @rule(index=picks, nudge=st.booleans(), by=st.booleans(), on=st.booleans())
+    def release(self, index: int, nudge: bool, by: bool, on: bool) -> None:
         if grant := self.grant(index):
-            for _ in range(1 + again):
-                self.fleet.release(grant, nudge=nudge)
+            who, later = "somebody" if by else "", [None, 500, None, 16_000][index // 4 % 4]
+            for _ in range(1 + nudge):
+                self.fleet.release(grant, nudge=nudge, by=who, delay_ms=later)
             others = [w for w in self.able() if w.holder != grant.holder]
             if on and others:
                 self.hand_out(self.pick(others, index), 2)
@@ -209,25 +241,14 @@ class Machine(RuleBasedStateMachine):
     def recover(self, index: int, limit: int) -> None:
         self.fleet.recover(self.worker(index).holder, limit=limit)
 
-    # --- What happens now and then
-
-    @rule(index=picks)
-    def drain(self, index: int) -> None:
-        self.fleet.drain(self.worker(index))
-
-    @rule(index=picks)
-    def register_again(self, index: int) -> None:
-        """Most often as one that is being recovered."""
-        known = [w for w in self.fleet.workers if w.holder in self.fleet.stored["holder"]]
-        dying = [w for w in known if not self.fleet.may_claim(w)]
-        workers = (dying if index % 4 else known) or self.able()
-        self.fleet.register_again(self.pick(workers, index // 4))
-
     @rule(index=picks, limit=few, outcome=st.sampled_from(OUTCOMES))
     def crash(self, index: int, limit: int, outcome: Outcome) -> None:
         """A worker that has runs seems dead and comes back; the old one still acts."""
         has = [w for w in self.fleet.workers if w.holder in self.fleet.stored["claims"]]
-        worker = self.pick(has or self.fleet.workers, index)
+        worker = self.pick(has or self.fleet.workers, index // 8)
+        for grant in self.fleet.granted(worker) if index % 8 > 3 else []:
+            self.fleet.start(grant, int(self.fleet.run_of(grant)["run_count"]) + 1)
+            self.fleet.check()
         self.fleet.register(worker.worker, self.fresh(), ())
         self.fleet.recover(worker.holder, limit=limit)
         if index % 4:
@@ -240,32 +261,6 @@ class Machine(RuleBasedStateMachine):
                 self.fleet.finish(grant, outcome, nudge=True)
             elif index % 4 == 3:
                 self.fleet.release(grant, nudge=True)
-
-    @rule(does=st.sampled_from(["nothing", "save", "save", "lose"]))
-    def save_or_lose_writes(self, does: str) -> None:
-        """The server goes back to what it had when it was saved last, once."""
-        if does == "save":
-            self.saved = self.fleet.save()
-        elif does == "lose" and self.saved:
-            self.fleet.lose_writes(self.saved)
-            self.saved = None
-
-    @rule(index=picks, slots=few)
-    def lose_a_claim(self, index: int, slots: int) -> None:
-        """A worker has claimed, and the server does not know."""
-        saved = self.fleet.save()
-        self.claim(index, slots, PLENTY)
-        self.fleet.check()
-        self.fleet.lose_writes(saved)
-
-    @rule(queue=queues, create=st.booleans(), index=picks, stray=st.booleans())
-    def damage_a_stream(self, queue: str, create: bool, index: int, stray: bool) -> None:
-        runs = list(self.fleet.ledger.accepted)
-        held = [name for name in QUEUES if self.fleet.has_pending(name)]
-        if runs and stray:
-            self.fleet.stray_entry(self.pick(runs, index))
-        else:
-            self.fleet.break_group(self.pick(held, index) if held else queue, create=create)
 
     def teardown(self) -> None:
         if self.fleet is None:

@@ -33,6 +33,8 @@ def test_a_recovered_holder_is_forgotten_and_its_runs_are_scheduled(fleet, holde
             "groups": {"workers": {"consumers": [], "pending": {entry: None}}},
         },
         "claims:w.1": None,
+        "slots:pool": None,
+        "slots:queue:default": None,
         "holder:w.1": None,
         "holders": None,
         "workers": None,

@@ -3,7 +3,7 @@
 import pytest
 
 from dispatcher.records import Claim, Release, Word
-from tests.builders import POOL, T0, Fleet, changed
+from tests.builders import POOL, T0, Fleet, changed, refused
 
 
 @pytest.fixture
@@ -29,12 +29,15 @@ def test_a_released_run_is_scheduled_at_its_old_place(fleet, claim):
             "groups": {"workers": {"pending": {entry: None}}},
         },
         "claims:w.1": None,
+        "slots:pool": None,
+        "slots:queue:default": None,
         "run:a": {
             "place": "scheduled",
             "state_type": "SCHEDULED",
             "state_name": "Scheduled",
             "delivery.1.ended_ms": str(T0 + 3),
             "delivery.1.outcome": "released",
+            "ran_ms": "3",
             "answer_token": claim.token,
             "answer": "released",
             "entry": None,
@@ -120,11 +123,12 @@ def claimed_after_recovery(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("since", [recovered, claimed_after_recovery])
-def test_an_old_token_is_lost_and_changes_nothing(fleet, claim, since):
+def test_a_release_with_an_old_token_is_lost_and_leaves_an_event_alone(fleet, claim, since):
     since(fleet)
-    before = fleet.dump()
+    before, at_ms = fleet.dump(), fleet.store.now_ms
     assert fleet.release(claim, nudge=True) is Word.LOST
-    assert fleet.dump() == before
+    reason = "a release with an old token"
+    assert changed(before, fleet.dump()) == refused("a", reason, at_ms=at_ms)
 
 
 def test_a_run_that_is_not_known_is_lost_and_changes_nothing(fleet, claim):

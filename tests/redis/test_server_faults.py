@@ -3,51 +3,34 @@
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
 from dispatcher.connection import Connection
-from dispatcher.errors import RedisFull, RedisRefused, RedisUnavailable
+from dispatcher.errors import RedisRefused, RedisUnavailable
 from dispatcher.records import Claim, Finish, Start, Word
 from dispatcher.scripts import load, names
 from dispatcher.store import Store
 from tests.builders import (
     COMPLETED,
-    MIB,
     POOL,
     T0,
     Fleet,
     a_pool,
     a_submission,
+    changed,
 )
-from tests.servers import RealServer, embedded_binary, system_binary
+from tests.servers import RealServer
 
-BINARIES = {"valkey": embedded_binary, "redis": system_binary}
-FOUND = [name for name, find in BINARIES.items() if name == "valkey" or find()]
 PREFIX = "t"
 
 
-@pytest.fixture(params=FOUND)
-def start(request: pytest.FixtureRequest, own_server: Callable[..., RealServer]):
-    """A function that starts a server of the test's own."""
-    binary: Path | None = BINARIES[request.param]()
-    return lambda **options: own_server(binary=binary, **options)
-
-
 @pytest.fixture
-def server(start: Callable[..., RealServer]) -> RealServer:
-    """A server of the test's own, without further settings."""
-    return start()
-
-
-@pytest.fixture
-def fleet(server: RealServer) -> Iterator[Fleet]:
-    """A pool on that server."""
-    with server.client() as client:
-        yield Fleet(client, PREFIX)
+def fleet(own_fleet: Fleet) -> Fleet:
+    """A pool on a server of the test's own."""
+    return own_fleet
 
 
 # --- Scripts are forgotten
@@ -113,137 +96,57 @@ class Forgetful:
         return [first, *others]
 
 
-# --- Memory is full
-
-
-@pytest.fixture
-def fill(fleet: Fleet) -> Callable[[], None]:
-    """A function after which the server has no memory left, whatever is freed."""
-    return lambda: fleet.client.config_set("maxmemory", 1)
-
-
-def test_a_submit_at_full_memory_is_refused_and_writes_nothing(fleet, fill):
-    before = fleet.dump()
-    fill()
-    with pytest.raises(RedisFull, match="out of memory"):
-        fleet.submit("a")
-    assert fleet.dump() == before
-
-
-def test_a_dispatch_at_full_memory_is_refused_and_writes_nothing(fleet, fill):
-    fleet.submit("a")
-    before = fleet.dump()
-    fill()
-    with pytest.raises(RedisFull, match="out of memory"):
-        fleet.dispatch()
-    assert fleet.dump() == before
-
-
-def test_each_submit_of_a_batch_at_full_memory_is_refused(fleet, fill):
-    fill()
-    answers = fleet.store.submit_many(POOL, [a_submission("a"), a_submission("b")])
-    assert [type(answer) for answer in answers] == [RedisFull, RedisFull]
-
-
-def test_a_refused_submit_is_accepted_when_there_is_more_memory(fleet, fill):
-    fill()
-    with pytest.raises(RedisFull):
-        fleet.submit("a")
-    fleet.client.config_set("maxmemory", 0)
-    assert fleet.submit("a")[0].word is Word.ACCEPTED
-
-
-def test_a_refused_submit_is_accepted_after_runs_have_ended(fleet):
-    fleet.submit(*"abcd", payload=b"x" * MIB)
-    fleet.dispatch(max_bytes=64 * MIB)
-    claims = fleet.claim(fleet.register())
-    fleet.client.config_set("maxmemory", fleet.client.info("memory")["used_memory"])
-    with pytest.raises(RedisFull):
-        fleet.submit("e", payload=b"x" * MIB)
-
-    assert [fleet.finish(claim) for claim in claims] == [Word.FINISHED] * 4
-
-    assert fleet.submit("e", payload=b"x" * MIB)[0].word is Word.ACCEPTED
-
-
-def test_a_run_goes_from_its_stream_to_its_end_at_full_memory(fleet, fill):
-    fleet.put("a")
-    fill()
-
-    holder = fleet.register()
-    claim = fleet.claim_one(holder)
-    words = [fleet.start(claim), fleet.renew(holder, held=1), fleet.finish(claim, nudge=True)]
-
-    assert words == [Word.STARTED, Word.RENEWED, Word.FINISHED]
-    assert fleet.run("a")["state_type"] == "COMPLETED"
-
-
-def test_a_run_is_released_at_full_memory(fleet, fill):
-    fleet.put("a")
-    claim = fleet.claim_one(fleet.register())
-    fill()
-    assert fleet.release(claim, nudge=True) is Word.RELEASED
-    assert fleet.run("a")["place"] == "scheduled"
-
-
-def test_a_holder_is_recovered_at_full_memory(fleet, fill):
-    fleet.put("a", "b")
-    started, _ = fleet.claim(fleet.register())
-    fleet.start(started)
-    fill()
-    fleet.lose("w.1")
-    assert [fleet.run(run_id)["place"] for run_id in "ab"] == ["scheduled"] * 2
-    assert "holder:w.1" not in fleet.dump()
-
-
-def test_a_worker_is_displaced_at_full_memory(fleet, fill):
-    fleet.register()
-    fill()
-    assert fleet.register(incarnation="2") == "w.2"
-
-
-# Steps that write no more than the wake that they pass on.
-IDLE = {
-    "a claim of nothing": lambda fleet: fleet.answer("w.1", slots=0).word,
-    "a repeated claim": lambda fleet: fleet.answer("w.1", number=1).word,
-    "a claim that is behind": lambda fleet: fleet.answer("w.1", number=0).word,
-    "a claim of nobody": lambda fleet: fleet.answer("nobody.1").word,
-    "a claim of a drained holder": lambda fleet: fleet.answer("drained.1").word,
-    "a drain of nobody": lambda fleet: fleet.store.drain(POOL, "nobody.1", reason="test"),
-    "a repeated drain": lambda fleet: fleet.store.drain(POOL, "drained.1", reason="test"),
-    "a renewal": lambda fleet: fleet.renew("w.1", held=1),
-}
-
-
-@pytest.mark.parametrize("step", IDLE)
-def test_a_step_that_passes_a_wake_on_does_so_at_full_memory(fleet, fill, step):
-    fleet.put("a")
-    fleet.claim_one(fleet.register())
-    fleet.store.drain(POOL, fleet.register("drained"), reason="test")
-    fleet.put("b")
-    fleet.client.lpop(fleet.keys["wake"] + "default")
-    fill()
-
-    assert IDLE[step](fleet) in set(Word)
-    assert fleet.dump()["wake:default"] == ["1"]
-
-
-def test_a_claim_of_nothing_is_an_empty_answer_at_full_memory(fleet, fill):
-    holder = fleet.register()
-    fill()
-    assert fleet.claim(holder) == []
-
-
 # --- Another server answers
+
+
+def shut(fleet: Fleet) -> None:
+    """A queue and another pool that are empty and paused, also their intake: ready to go."""
+    fleet.create_queue("shut")
+    Fleet(fleet.client, PREFIX, "shut")
+    for pool, queue in [(fleet.pool, "shut"), ("shut", None)]:
+        fleet.store.pause(pool, queue)
+        fleet.store.pause(pool, queue, intake=True)
+
+
+def corrupt(fleet: Fleet) -> None:
+    """A slot without a run, a run without its place, and a queue that nobody would look at."""
+    fleet.submit("astray", due_ms=T0 * 2)
+    fleet.client.zrem(fleet.keys["scheduled"] + "default", fleet.run("astray")["member"])
+    fleet.client.zadd(fleet.keys["pool_slots"], {"nobody": T0})
+    fleet.client.zrem(fleet.keys["ready"], "default")
+
+
+def reconcile(fleet: Fleet, step: str) -> None:
+    """Repair what is corrupt, one part of it."""
+    store, pool = fleet.store, fleet.pool
+    if step == "runs":
+        assert store.reconcile_runs(pool, ["astray"], fix=True)
+    elif step == "listings":
+        assert store.reconcile_listings(pool, "pool_slots", "", ["nobody"], fix=True)
+    else:
+        assert store.reconcile_queue(pool, "default", fix=True).findings
 
 
 @pytest.fixture
 def on_a_replica(fleet: Fleet) -> Fleet:
-    """The fleet after its server has become the replica of one that is not there."""
+    """The fleet after its server has become the replica of one that is not there.
+
+    "a" is claimed, "b" in its stream, "c" scheduled, "dead" is dead, "held" in a paused queue.
+    """
+    fleet.set_pool(late_after_ms=0)
+    fleet.set_queue(max_deliveries=1)
+    fleet.put("dead")
+    fleet.start(fleet.claim_one(fleet.register("old")))
+    fleet.lose("old.1")
     fleet.put("a")
     fleet.claim_one(fleet.register())
     fleet.put("b")
     fleet.submit("c")
+    fleet.create_queue("paused")
+    fleet.put("held", queue="paused")
+    fleet.pause("paused")
+    shut(fleet)
+    corrupt(fleet)
     fleet.client.replicaof("127.0.0.1", "1")
     return fleet
 
@@ -261,6 +164,22 @@ STEPS = {
     "recover": lambda fleet: fleet.lose("w.1"),
     "create_pool": lambda fleet: fleet.store.create_pool(a_pool("x"), default_queue_id="q"),
     "create_queue": lambda fleet: fleet.create_queue("x"),
+    "set_pool": lambda fleet: fleet.set_pool(limit=1),
+    "set_queue": lambda fleet: fleet.set_queue(limit=1),
+    "set_deployment": lambda fleet: fleet.set_deployment("dep", 1),
+    "pause": lambda fleet: fleet.pause(),
+    "resume": lambda fleet: fleet.resume("paused"),
+    "withdraw": lambda fleet: fleet.withdraw("paused"),
+    "cancel": lambda fleet: fleet.cancel("a"),
+    "retime": lambda fleet: fleet.retime("c", T0),
+    "requeue": lambda fleet: fleet.requeue("dead"),
+    "purge": lambda fleet: fleet.purge("dead"),
+    "watch": lambda fleet: fleet.watch(),
+    "delete_queue": lambda fleet: fleet.store.delete_queue(POOL, "shut"),
+    "delete_pool": lambda fleet: fleet.store.delete_pool("shut"),
+    "reconcile_runs": lambda fleet: reconcile(fleet, "runs"),
+    "reconcile_listings": lambda fleet: reconcile(fleet, "listings"),
+    "reconcile_queue": lambda fleet: reconcile(fleet, "queue"),
 }
 
 
@@ -330,7 +249,9 @@ def test_a_finish_is_refused_when_its_claim_was_lost_and_another_worker_claimed(
 
     before = fleet.dump()
     assert [fleet.start(lost), fleet.finish(lost), fleet.release(lost)] == [Word.LOST] * 3
-    assert fleet.dump() == before
+    since = changed(before, fleet.dump())
+    assert list(since) == ["events"]
+    assert [event["event"] for event in since["events"]] == ["refused"] * 3
     assert claim.token != lost.token
     assert fleet.finish(claim) is Word.FINISHED
 
@@ -380,16 +301,54 @@ def cluster(start: Callable[..., RealServer]) -> Iterator[redis.Redis]:
 
 def test_every_step_stays_inside_the_slot_of_its_pool(cluster):
     fleet = Fleet(cluster, PREFIX, "größe {a} b")
-    fleet.create_queue("c {d}")
-    fleet.put("a", "b", "c", queue="c {d}")
-    a, b, _ = fleet.claim(fleet.register())
+    other = "c {d}"
+    fleet.create_queue(other)
+    fleet.set_pool(limit=3)
+    fleet.set_queue(other, 1, limit=5, late_policy="latest", max_deliveries=1)
+    fleet.set_deployment("dep", 1)
+    fleet.put(*"abcd", queue=other)
+    fleet.put("e", "f", deployment="dep")
 
+    a, b, c = fleet.claim(fleet.register())
     fleet.start(a)
     fleet.finish(a)
-    fleet.release(b)
+    fleet.take_away(b)
+    fleet.start(c)
+    fleet.cancel("e")
+    fleet.dispatch()
+    fleet.retime("f", T0 + 1)
     fleet.renew("w.1", held=1)
     fleet.store.drain(fleet.pool, "w.1", reason="test")
+    fleet.pause(other)
+    fleet.withdraw(other)
+    fleet.resume(other)
     fleet.lose("w.1")
+    fleet.requeue("c")
+    fleet.purge("c")
+    fleet.watch()
+    shut(fleet)
+    fleet.store.delete_queue(fleet.pool, "shut")
+    fleet.store.delete_pool("shut")
+    fleet.put("g")
+    corrupt(fleet)
+    for step in ("runs", "listings", "queue"):
+        reconcile(fleet, step)
 
-    assert [fleet.run(i)["place"] for i in "abc"] == ["ended", "scheduled", "scheduled"]
+    places = [fleet.run(run_id)["place"] for run_id in "abcdef"]
+    assert places == ["ended", "scheduled", "scheduled", "scheduled", "ended", "stream"]
     assert all(cluster.script_exists(*(load(name).sha for name in names())))
+
+
+def test_what_waits_for_a_deployment_stays_inside_the_slot_of_its_pool(cluster):
+    fleet = Fleet(cluster, PREFIX, "größe {a} b")
+    fleet.create_queue("c {d}")
+    fleet.set_deployment("dep", 1, "CANCEL_NEW")
+    fleet.put("a", "b", queue="c {d}", deployment="dep", idempotency="digest")
+    fleet.set_deployment("dep", 1)
+    fleet.put("c", deployment="dep", idempotency="another")
+    claim = fleet.claim_one(fleet.register())
+
+    fleet.finish(claim, "FAILED")
+    fleet.dispatch()
+
+    assert [fleet.run(run_id).get("place") for run_id in "abc"] == ["ended", None, "stream"]

@@ -3,7 +3,9 @@
 import pytest
 
 from dispatcher.records import Claim, Finish, Start, Word
-from tests.builders import COMPLETED, POOL, T0, Fleet, changed
+from tests.builders import COMPLETED, POOL, T0, Fleet, changed, refused
+
+OLD_TOKEN = "a start with an old token"
 
 
 @pytest.fixture
@@ -20,11 +22,13 @@ def test_a_started_run_is_running(fleet, claim):
     assert fleet.start(claim) is Word.STARTED
 
     assert changed(before, fleet.dump()) == {
+        "unstarted": None,
         "run:a": {
             "state_type": "RUNNING",
             "state_name": "Running",
             "run_count": "1",
             "started_ms": str(T0 + 7),
+            "first_started_ms": str(T0 + 7),
             "delivery.1.started_ms": str(T0 + 7),
         },
         "events": [
@@ -57,10 +61,10 @@ def test_a_retry_under_the_same_claim_is_another_start(fleet, claim):
 
 
 @pytest.mark.parametrize("run_count", [0, 2, 9])
-def test_a_start_that_skips_a_count_is_refused_and_changes_nothing(fleet, claim, run_count):
+def test_a_start_that_skips_a_count_is_refused_and_leaves_an_event_alone(fleet, claim, run_count):
     before = fleet.dump()
     assert fleet.store.report(POOL, Start("a", claim.token, run_count)) is Word.LOST
-    assert fleet.dump() == before
+    assert changed(before, fleet.dump()) == refused("a", "a start with an old run count")
 
 
 def test_a_run_counts_the_starts_before_its_submission(fleet):
@@ -103,9 +107,9 @@ def claimed_by_another(fleet: Fleet) -> None:
 @pytest.mark.parametrize("since", [released, finished, recovered, claimed_by_another])
 def test_a_token_of_a_claim_that_is_over_starts_nothing(fleet, claim, since):
     since(fleet)
-    before = fleet.dump()
+    before, at_ms = fleet.dump(), fleet.store.now_ms
     assert fleet.start(claim) is Word.LOST
-    assert fleet.dump() == before
+    assert changed(before, fleet.dump()) == refused("a", OLD_TOKEN, at_ms=at_ms)
 
 
 def test_a_token_of_another_run_starts_nothing(fleet, claim):
@@ -113,7 +117,7 @@ def test_a_token_of_another_run_starts_nothing(fleet, claim):
     other = fleet.claim_one("w.1")
     before = fleet.dump()
     assert fleet.store.report(POOL, Start("a", other.token, 1)) is Word.LOST
-    assert fleet.dump() == before
+    assert changed(before, fleet.dump()) == refused("a", OLD_TOKEN)
 
 
 def test_a_run_that_is_not_known_is_not_started(fleet, claim):

@@ -4,7 +4,9 @@ import pytest
 
 from dispatcher.errors import NotFound, RedisRefused, Refused
 from dispatcher.records import Receipt, Word
-from tests.builders import MIB, OUTCOMES, POOL, T0, Fleet, a_submission, changed
+from tests.builders import MIB, OUTCOMES, POOL, T0, Fleet, a_submission, changed, refused
+
+AFTER_ITS_END = "offered again after its end"
 
 PLACES = {
     "scheduled": lambda fleet: fleet.submit("a"),
@@ -35,6 +37,7 @@ def test_an_accepted_run_is_scheduled_under_its_place_number(fleet):
     assert changed(before, fleet.dump()) == {
         "pool": {"submissions": "1"},
         "scheduled:default": {"0000000000000001a": T0 + 5},
+        "unstarted": {"a": T0 + 5},
         "run:a": {
             "payload": "payload of a",
             "name": "name-of-a",
@@ -46,7 +49,13 @@ def test_an_accepted_run_is_scheduled_under_its_place_number(fleet):
             "state_type": "SCHEDULED",
             "state_name": "Scheduled",
             "due_ms": str(T0 + 5),
+            "offered_ms": str(T0 + 5),
             "submitted_ms": str(T0),
+            "state_id": "",
+            "idempotency": "",
+            "retries": "0",
+            "retry_delay_ms": "0",
+            "retry_type": "reschedule",
             "run_count": "2",
             "delivery": "0",
         },
@@ -96,30 +105,31 @@ def test_the_same_run_in_another_request_is_a_duplicate_and_changes_nothing(flee
     PLACES[place](fleet)
     before = fleet.dump()
 
-    receipts = fleet.submit("a", request="other", payload=b"other", due_ms=1)
+    receipts = fleet.submit("a", request="other", payload=b"other", due_ms=T0)
 
-    assert receipts == [Receipt("a", Word.DUPLICATE, POOL, "default")]
+    state = "PENDING" if place == "claimed" else "SCHEDULED"
+    assert receipts == [Receipt("a", Word.DUPLICATE, POOL, "default", state=state)]
     assert fleet.dump() == before
 
 
 @pytest.mark.parametrize("state", OUTCOMES)
-def test_an_ended_run_is_refused_and_stays_as_it_is(fleet, state):
+def test_an_ended_run_for_another_time_is_refused_and_leaves_an_event_alone(fleet, state):
     end(fleet, state)
     before = fleet.dump()
 
     with pytest.raises(Refused, match=f"run a has ended already: {state}"):
-        fleet.submit("a", request="other")
-    assert fleet.dump() == before
+        fleet.submit("a", request="other", due_ms=T0 + 1)
+    assert changed(before, fleet.dump()) == refused("a", AFTER_ITS_END)
 
 
-def test_a_dead_lettered_run_is_refused_and_stays_as_it_is(fleet):
+def test_a_dead_lettered_run_for_another_time_is_refused_and_leaves_an_event_alone(fleet):
     fleet.submit("a")
     bury(fleet)
-    before = fleet.dump()
+    before, at_ms = fleet.dump(), fleet.store.now_ms
 
     with pytest.raises(Refused, match="run a has ended already: CRASHED"):
-        fleet.submit("a", request="other")
-    assert fleet.dump() == before
+        fleet.submit("a", request="other", due_ms=T0 + 1)
+    assert changed(before, fleet.dump()) == refused("a", AFTER_ITS_END, at_ms=at_ms)
 
 
 def test_a_run_is_new_again_when_its_record_is_gone(fleet):
@@ -153,7 +163,8 @@ def test_a_pool_of_a_newer_release_takes_no_run_from_this_one(fleet):
 
 def test_a_refused_run_of_a_batch_has_its_error_in_its_place(fleet):
     end(fleet, "FAILED")
-    batch = [a_submission("b"), a_submission("a", request="new"), a_submission("c", queue="?")]
+    late = a_submission("a", request="new", due_ms=T0 + 1)
+    batch = [a_submission("b"), late, a_submission("c", queue="?")]
 
     accepted, ended, nowhere = fleet.store.submit_many(POOL, batch)
 
@@ -185,10 +196,11 @@ def test_dispatchers_do_not_hear_of_a_run_behind_another_one(fleet, listener):
 
 
 def test_a_refused_run_is_no_news_for_dispatchers(fleet, listener):
-    fleet.submit("a", due_ms=T0 + 5)
+    end(fleet, "COMPLETED")
     listener.heard()
 
-    fleet.submit("a", due_ms=T0 + 1, request="other")
+    with pytest.raises(Refused):
+        fleet.submit("a", due_ms=T0 + 1, request="other")
 
     assert listener.heard() == []
 

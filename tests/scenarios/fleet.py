@@ -17,8 +17,9 @@ from dispatcher.clock import Clock, from_ms
 from dispatcher.connection import Connection
 from dispatcher.inspector import Inspector
 from dispatcher.producer import Producer
-from dispatcher.records import Pool, Queue, RunRecord
+from dispatcher.records import Release, Word
 from dispatcher.store import Store
+from dispatcher.stored import Pool, Queue, RunRecord
 from tests.probes import process_state, wait_until
 from tests.servers import RealServer
 
@@ -40,12 +41,20 @@ until [ -e "$0/go" ] || [ -e "$0/go.$DISPATCHER_RUN_FENCING_TOKEN" ]; do sleep 0
 class Process:
     """One `dispatcher run` or `consumers run` in a session of its own, with its log in a file."""
 
-    def __init__(self, arguments: Sequence[str], *, env: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        log: Path,
+        cwd: Path | None = None,
+    ) -> None:
         self._log = log
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(
                 [BIN / arguments[0], *arguments[1:]],
                 env=dict(env),
+                cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
@@ -124,6 +133,7 @@ class Scene:
         self.server = server
         self.prefix = prefix
         self.directory = directory
+        self.working_dir: Path | None = None  # of the processes it starts from then on
         self.clock = Clock()
         self._processes: list[Process] = []
         self._guardians: list[int] = []
@@ -156,9 +166,9 @@ class Scene:
         self.store.create_pool(pool, default_queue_id=str(uuid4()))
         return pool
 
-    def create_queue(self, name: str) -> None:
+    def create_queue(self, name: str, **fields: Any) -> None:
         """Create a queue of the scene's pool."""
-        self.store.create_queue(Queue(name=name, pool=POOL, id=str(uuid4()), priority=0))
+        self.store.create_queue(Queue(name=name, pool=POOL, id=str(uuid4()), priority=0, **fields))
         self.producer = Producer(self.store, self.inspector)  # knows the queues it has read once
 
     def environment(self, **settings: str) -> dict[str, str]:
@@ -194,15 +204,21 @@ class Scene:
         process.wait_said("registered")
         return process
 
-    def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command to its end."""
+    def command(self, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command to its end; `settings` are environment variables."""
         return subprocess.run(
             [BIN / arguments[0], *arguments[1:]],
-            env=self.environment(),
+            env=self.environment(**settings),
+            cwd=self.working_dir,
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,
         )
+
+    def drain(self, worker: Process) -> None:
+        """Let a worker drain, and wait until it claims nothing more."""
+        worker.signal(signal.SIGTERM)
+        worker.wait_said("claims-no-more")
 
     def freeze_guardian(self, worker: Process) -> None:
         """Stop a worker's guardian until the scene ends."""
@@ -219,9 +235,10 @@ class Scene:
         self.producer.submit(run | fields, pool=POOL, queue=queue, at=at)
         return run_id
 
-    def hold(self, **fields: Any) -> str:
-        """Submit a run that works until `let_go`."""
-        return self.submit(["/bin/sh", "-c", HOLD, str(self.directory)], **fields)
+    def hold(self, *, stubborn: bool = False, **fields: Any) -> str:
+        """Submit a run that works until `let_go`; a stubborn one does not mind SIGTERM."""
+        script = f"trap '' TERM\n{HOLD}" if stubborn else HOLD
+        return self.submit(["/bin/sh", "-c", script, str(self.directory)], **fields)
 
     def let_go(self, token: str = "") -> None:
         """Let the run with this fencing token end, or all that hold."""
@@ -273,10 +290,22 @@ class Scene:
         until_s = self.clock.monotonic_s() + span_s
         wait_until(lambda: self.clock.monotonic_s() >= until_s, "time passes", timeout_s=60)
 
-    def events(self) -> list[dict[str, str]]:
-        """Return the pool's events so far."""
-        pages = self.inspector.events(POOL, "0", timeout_s=0.001)
-        return [fields for _, fields in pages]
+    def set_queue(self, name: str = "default", **fields: Any) -> None:
+        """Change settings of a queue, named as they are stored."""
+        self.store.set_queue(POOL, name, fields)
+
+    def release(self, run_id: str) -> None:
+        """Take a run away from its worker, as an operator does."""
+        run = self.run(run_id)
+        release = Release(run_id, run.token, "taken away", by="operator")
+        assert self.store.report(POOL, release) is Word.RELEASED
+
+    def events(self, *names: str, **fields: str) -> list[dict[str, str]]:
+        """Return the pool's events so far: those of these names, and with these fields."""
+        with self.server.client(decode_responses=True) as client:
+            entries = client.xrange(self.store.keys(POOL)["events"])
+        found = [event for _, event in entries if not names or event["event"] in names]
+        return [event for event in found if fields.items() <= event.items()]
 
     def commands_meanwhile(self, span_s: float) -> Counter[str]:
         """Count what clients send in a span of time, by name; what scripts do does not count."""
@@ -295,7 +324,8 @@ class Scene:
 
     def _start(self, arguments: Sequence[str], settings: Mapping[str, str]) -> Process:
         log = self.directory / f"{len(self._processes)}-{arguments[0]}.log"
-        process = Process(arguments, env=self.environment(**settings), log=log)
+        env, cwd = self.environment(**settings), self.working_dir
+        process = Process(arguments, env=env, log=log, cwd=cwd)
         self._processes.append(process)
         return process
 

@@ -160,16 +160,17 @@ def test_a_name_with_forbidden_characters_is_one_line(etl, client, prefix, args,
     assert everything(client, prefix) == before
 
 
-def test_a_run_that_has_ended_is_not_accepted_again(etl, client, prefix):
+def test_a_run_that_has_ended_is_not_accepted_for_another_time(etl, client, prefix):
     etl("submit", "-", "--pool", "etl", given=json.dumps(a_run(1)))
     Hands(client, prefix).work()
 
-    done = etl("submit", "-", "--pool", "etl", given=json.dumps(a_run(1)))
+    done = etl("submit", "-", "--pool", "etl", "--at", "+1h", given=json.dumps(a_run(1)))
 
-    assert (done.code, done.lines) == (
-        1,
-        [f"refused line 1 run {run_id(1)} has ended already: COMPLETED"],
-    )
+    assert done.code == 1
+    assert done.lines == [
+        f"refused line 1 run {run_id(1)} has ended already: COMPLETED; another round takes "
+        "another state_id and a later scheduled time"
+    ]
 
 
 @pytest.mark.parametrize(

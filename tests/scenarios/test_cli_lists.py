@@ -65,10 +65,20 @@ def test_a_pool_shows_the_settings_it_was_created_with(cli):
         "type": "process",
         "created": "TIME",
         "command": "python -m etl",
+        "base_job_template": {},
+        "concurrency_limit": None,
+        "claimed": 0,
+        "is_paused": False,
+        "pause": None,
+        "intake_paused": False,
+        "intake_pause": None,
         "lease_seconds": 1.5,
         "heartbeat_interval_seconds": 0.5,
         "retention_seconds": 120.0,
         "keep_payload": True,
+        "late_after_seconds": 15.0,
+        "idempotency_ttl_seconds": 2_592_000.0,
+        "dead_retention_seconds": 604_800.0,
     }
 
 
@@ -84,8 +94,12 @@ def test_a_pool_has_a_default_queue_from_its_creation(cli):
 def test_a_pool_for_people_has_its_queues_below_it(etl):
     shown = etl("pool", "show", "etl").out
     assert "lease          15 s, renewed every 5 s\n" in shown
-    assert re.search(r"^QUEUE +PRIORITY +SCHEDULED +UNCLAIMED +CLAIMED +ID", shown, re.MULTILINE)
-    assert re.search(r"^default +1 +0 +0 +0 +[0-9a-f-]{36}$", shown, re.MULTILINE)
+    *_, columns, default = shown.splitlines()
+    assert columns.split() == [
+        *("QUEUE", "PRIORITY", "LIMIT", "SCHEDULED", "WAITING", "UNCLAIMED", "CLAIMED"),
+        *("ID", "PAUSED"),
+    ]
+    assert default.split()[:-1] == ["default", "1", "none", "0", "0", "0", "0"]
 
 
 def test_creating_the_same_pool_again_changes_nothing_and_another_is_refused(cli):
@@ -172,6 +186,8 @@ def test_a_scheduled_run_has_prefects_fields(etl):
         "start_time": None,
         "end_time": None,
         "estimated_start_time_delta": 0.0,
+        "total_run_time": 0.0,
+        "estimated_run_time": 0.0,
     }
 
 
@@ -245,6 +261,38 @@ def test_runs_are_listed_by_pool_queue_and_state(etl, client, prefix):
     assert numbers("--state", "PENDING") == [4]
     assert numbers("--state", "SCHEDULED") == [5, 6, 7]
     assert numbers("--state", "PAUSED") == []
+
+
+def test_a_run_that_waits_for_its_deployment_is_listed_as_waiting(etl, client, prefix):
+    etl("deployment", "set", run_id(8), "--pool", "etl", "--limit", "1")
+    submit(etl, *(a_run(number, deployment_id=run_id(8)) for number in (1, 2)))
+    Hands(client, prefix).claim()
+    for states in ([], ["--state", "SCHEDULED"]):
+        found = etl("flow-run", "ls", "--json", *states).objects
+        waiting = {run["id"]: run["state_name"] for run in found}
+        assert waiting[run_id(2)] == "AwaitingConcurrencySlot"
+    assert "SCHEDULED (AwaitingConcurrencySlot)" in etl("flow-run", "show", run_id(2)).out
+
+
+def test_the_start_of_a_run_is_its_first_one(etl, client, prefix):
+    submit(etl, a_run(1))
+    hands = Hands(client, prefix)
+    hands.start(hands.claim())
+    first = one(etl("flow-run", "show", run_id(1), "--json"))
+    hands.die()
+    hands.work()
+
+    last = one(etl("flow-run", "show", run_id(1), "--json"))
+
+    assert (last["start_time"], last["run_count"]) == (first["start_time"], 2)
+    assert last["estimated_start_time_delta"] == first["estimated_start_time_delta"]
+    assert first["estimated_run_time"] >= first["total_run_time"] == 0
+    assert last["estimated_run_time"] == last["total_run_time"]
+    assert (last["losses"], [each["outcome"] for each in last["deliveries"]]) == (
+        1,
+        ["lost", "COMPLETED"],
+    )
+    assert f"started        {first['start_time']}\n" in etl("flow-run", "show", run_id(1)).out
 
 
 def test_a_limit_says_that_there_is_more(etl):
@@ -342,7 +390,7 @@ def test_workers_for_people_are_those_of_all_pools_or_of_one(etl, client, prefix
     assert etl("worker", "ls", "--pool", "etl", "--json").objects == []
 
 
-@pytest.mark.parametrize("kind", ["pool", "flow-run", "worker"])
+@pytest.mark.parametrize("kind", ["pool", "flow-run", "dead-letter", "worker"])
 def test_before_anything_exists_lists_are_empty_and_fine(cli, kind):
     done = cli(kind, "ls", "--json")
     assert (done.code, done.out, done.err) == (0, "", "")

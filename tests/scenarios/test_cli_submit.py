@@ -10,6 +10,7 @@ from tests.commands import RECORDED, Commands, a_run, an_envelope, ndjson, run_i
 
 AT = "2030-01-31T08:00:00Z"
 DUE = "2030-01-31T08:00:00.000Z"
+LATER = "2031-01-31T08:00:00Z"
 
 
 @pytest.fixture
@@ -257,3 +258,44 @@ def test_an_unknown_pool_id_names_the_way_out(etl):
     done = etl("submit", "-", given=json.dumps(run))
     problem = f"work_pool_id: {run['work_pool_id']} is no known pool; name the pool (--pool)"
     assert (done.code, done.lines) == (1, [f"refused line 1 {problem}"])
+
+
+# --- What is offered again
+
+
+def test_an_offer_for_another_time_is_retimed(etl):
+    etl("submit", "-", "--pool", "etl", given=ndjson(a_run(1), a_run(2)))
+
+    done = etl("submit", "-", "--pool", "etl", "--at", AT, given=ndjson(a_run(1)))
+    again = etl("submit", "-", "--pool", "etl", "--at", AT, "--json", given=ndjson(a_run(1)))
+
+    assert (done.code, done.lines) == (0, [f"retimed {run_id(1)} etl/default due {DUE}"])
+    assert done.err == "0 accepted, 1 retimed, 0 duplicate, 0 refused\n"
+    assert [each["result"] for each in again.objects] == ["duplicate"]
+    later = etl("submit", "-", "--pool", "etl", "--at", LATER, "--json", given=ndjson(a_run(1)))
+    assert later.objects == [
+        {
+            "result": "retimed",
+            "id": run_id(1),
+            "work_pool_name": "etl",
+            "work_queue_name": "default",
+            "expected_start_time": "2031-01-31T08:00:00.000Z",
+        }
+    ]
+
+
+def test_a_known_idempotency_key_names_the_first_run(etl):
+    first, second = (a_run(number, idempotency_key="once") for number in (1, 2))
+    etl("submit", "-", "--pool", "etl", given=ndjson(first))
+
+    done = etl("submit", "-", "--pool", "etl", given=ndjson(second, first))
+    told, same = etl("submit", "-", "--pool", "etl", "--json", given=ndjson(second, first)).objects
+
+    assert (done.code, done.err) == (0, "0 accepted, 2 duplicate, 0 refused\n")
+    assert done.lines == [
+        f"duplicate {run_id(1)} is known in pool etl; {run_id(2)} has its idempotency key",
+        f"duplicate {run_id(1)} is known in pool etl",
+    ]
+    assert (told["result"], told["id"], told["offered_id"]) == ("duplicate", run_id(1), run_id(2))
+    assert (same["id"], "offered_id" in same) == (run_id(1), False)
+    assert [run["id"] for run in listed(etl)] == [run_id(1)]

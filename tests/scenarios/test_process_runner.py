@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from consumers.runners import Stop
+from consumers.alarms import Alarms
+from consumers.runners import Stop, Why
 from consumers.runners.process import OUTPUT_TAIL_BYTES, ProcessRunner
-from dispatcher import Claim, Outcome
+from dispatcher import Claim, Clock, Outcome, logger
 from tests.probes import process_state, wait_until
 from tests.scenarios.fleet import wait_gone
 
@@ -238,7 +239,7 @@ def test_a_stop_ends_the_whole_group(run, tmp_path):
     outcomes = run_in_thread(run, stop, command=command)
     child = told_pid(file)
 
-    stop.request("enough")
+    stop.request(Why.LOST)
 
     assert wait_until(lambda: outcomes, "it has ended")[0].message == "killed by SIGTERM"
     wait_gone(child, "the child")
@@ -246,19 +247,86 @@ def test_a_stop_ends_the_whole_group(run, tmp_path):
 
 def test_a_child_that_does_not_mind_sigterm_is_killed_after_the_grace(run, tmp_path):
     stop, file = Stop(), tmp_path / "pid"
-    command = ["sh", "-c", f"trap '' TERM; {TELL_PID} while :; do sleep 0.1; done", str(file)]
-    outcomes = run_in_thread(run, stop, command=command)
+    outcomes = run_in_thread(run, stop, command=stubborn(file))
     told_pid(file)
 
-    stop.request("enough")
+    stop.request(Why.LOST)
 
     assert wait_until(lambda: outcomes, "it has ended")[0].message == "killed by SIGKILL"
 
 
 def test_a_stop_that_came_before_the_child_ends_it_too(run):
     stop = Stop()
-    stop.request("early")
+    stop.request(Why.LOST)
     assert run(stop, command="sleep 1000").message == "killed by SIGTERM"
+
+
+def stubborn(file: Path) -> list[str]:
+    """A command that does not mind SIGTERM, and tells its pid when it has begun."""
+    return ["sh", "-c", f"trap '' TERM; {TELL_PID} while :; do sleep 0.1; done", str(file)]
+
+
+def test_a_stop_that_brings_a_grace_gives_that_instead_of_the_runners_own(run, tmp_path):
+    stop, file = Stop(), tmp_path / "pid"
+    command = f"trap 'sleep 1; exit 3' TERM; {TELL_PID} while :; do sleep 0.1; done"
+    outcomes = run_in_thread(run, stop, command=["sh", "-c", command, str(file)])
+    told_pid(file)
+
+    stop.request(Why.CANCELLED, grace_s=60)
+
+    assert wait_until(lambda: outcomes, "it has ended")[0].message == "exit code 3"
+
+
+@pytest.mark.parametrize("why", [Why.LOST, Why.RELEASED, Why.FROZEN])
+def test_a_long_grace_is_cut_short_by_a_stop_that_leaves_none(run, tmp_path, why):
+    stop, file = Stop(), tmp_path / "pid"
+    outcomes = run_in_thread(run, stop, command=stubborn(file))
+    told_pid(file)
+    stop.request(Why.CANCELLED, grace_s=60)
+
+    stop.request(why)
+
+    assert wait_until(lambda: outcomes, "it has ended")[0].message == "killed by SIGKILL"
+
+
+def test_a_child_that_has_ended_can_be_stopped_no_more(run):
+    stop = Stop()
+    run(stop, command="true")
+
+    stop.request(Why.CANCELLED, grace_s=60)
+
+    assert stop.reason is None
+
+
+@pytest.fixture
+def alarms() -> Iterator[Alarms]:
+    alarms = Alarms(Clock(), logger())
+    alarms.start()
+    yield alarms
+    alarms.close()
+
+
+@pytest.mark.parametrize(
+    ("variables", "queue_ms", "limit_s"),
+    [({}, 300, 0.3), ({"timeout_s": 0.2}, 60_000, 0.2), ({"timeout_s": 0.2}, None, 0.2)],
+)
+def test_a_child_is_stopped_when_its_time_is_up(start_runner, alarms, variables, queue_ms, limit_s):
+    stop = Stop(alarms)
+    claim = a_claim({"command": "sleep 1000"} | variables, timeout_ms=queue_ms)
+
+    outcome = start_runner().run(claim, stop)
+
+    assert outcome.message == "killed by SIGTERM"
+    assert (stop.reason, stop.limit_s) == (Why.TIMED_OUT, limit_s)
+
+
+@pytest.mark.parametrize("variables", [{"timeout_s": None}, {"timeout_s": 60}])
+def test_a_job_may_have_more_time_than_its_queue_gives(start_runner, alarms, variables):
+    stop = Stop(alarms)
+    claim = a_claim({"command": "sleep 0.5"} | variables, timeout_ms=100)
+
+    assert start_runner().run(claim, stop).state_type == "COMPLETED"
+    assert stop.reason is None
 
 
 def test_a_child_begins_only_when_the_guardian_knows_of_it(start_runner, tmp_path):

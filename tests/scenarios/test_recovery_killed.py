@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.keys import GROUP
-from dispatcher.records import Place
+from dispatcher.stored import Place
 from tests.probes import process_state, wait_until
 from tests.scenarios.fleet import LEASE_MS, PATIENCE_S, POOL, Scene, outcomes, wait_gone
 from tests.servers import RealServer

@@ -42,6 +42,7 @@ def test_the_first_signal_drains_what_runs_ends_and_nothing_more_is_claimed(scen
     assert scene.run(waiting.id).place == "stream"
     assert scene.inspector.holders(POOL) == []
     assert not worker.plain
+    assert not worker.said("redis-away")
 
 
 def test_an_idle_worker_ends_at_once_and_leaves_nothing(scene):
@@ -143,7 +144,7 @@ def test_of_two_workers_of_one_name_the_older_stops_its_runs_and_ends_with_one_l
         (
             ["--pool", POOL, "--queue", "nope"],
             f"error: queue 'nope' does not exist in pool '{POOL}'; "
-            "create it with `dispatcher queue create`",
+            "create it with `dispatcher queue create`, or with --create",
         ),
         (
             ["--pool", POOL, "--name", "a/b"],
@@ -151,7 +152,8 @@ def test_of_two_workers_of_one_name_the_older_stops_its_runs_and_ends_with_one_l
         ),
         (
             ["--pool", POOL, "--redis-url", "http://x"],
-            "error: Redis URL begins with http; use redis://, rediss:// or unix://",
+            "error: Redis URL begins with http; use redis://, rediss://, unix://, "
+            "redis+sentinel:// or redis+cluster://",
         ),
     ],
 )

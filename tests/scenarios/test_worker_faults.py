@@ -3,27 +3,16 @@
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from consumers.doors import BLOCK_S, Doors
-from consumers.runners import Stop
-from consumers.worker import STUCK_S, Worker
-from dispatcher import (
-    Claim,
-    Clock,
-    Connection,
-    DispatcherError,
-    Inspector,
-    Outcome,
-    Start,
-    Store,
-)
+from consumers.doors import BLOCK_S
+from consumers.leasing import STUCK_S
+from dispatcher import Clock, Connection, DispatcherError, Start
 from dispatcher.connection import Call
 from dispatcher.errors import RedisRefused, RedisUnavailable
 from dispatcher.keys import GROUP
@@ -31,33 +20,10 @@ from dispatcher.records import Registration, Word
 from tests.builders import a_submission
 from tests.probes import wait_until
 from tests.scenarios.fleet import PATIENCE_S, POOL, Scene
+from tests.scenarios.inside import QUICK_MS, StartWorker, Workers, put, wait_ends
 from tests.servers import RealServer
 
 LEASE_S = 3.0
-QUICK_MS = {"lease_ms": 3_000, "renew_ms": 100}
-
-
-class Recorder:
-    """A runner that notes what it ran; a run's payload may tell it to raise or to hold."""
-
-    def __init__(self) -> None:
-        self.ran: Counter[str] = Counter()
-        self.may_end = threading.Event()
-        self.promises = 0
-
-    def run(self, claim: Claim, stop: Stop) -> Outcome:
-        self.ran[claim.run_id] += 1
-        if claim.payload == b"raise":
-            raise RuntimeError("a fault of the runner")
-        if claim.payload == b"hold":
-            assert self.may_end.wait(PATIENCE_S)
-        return Outcome("COMPLETED", "Completed")
-
-    def alive(self, timeout_s: float) -> None:
-        self.promises += 1
-
-    def close(self) -> None:
-        pass
 
 
 class Ahead(Clock):
@@ -110,43 +76,10 @@ def scene(real_server: RealServer, prefix: str, tmp_path: Path) -> Iterator[Scen
 
 
 @pytest.fixture
-def start_worker(scene: Scene) -> Iterator[Callable[..., tuple[Worker, Recorder]]]:
+def start_worker(scene: Scene) -> Iterator[StartWorker]:
     """A function that starts a worker whose connections are of a kind."""
-    with ExitStack() as running:
-
-        def start(
-            kind: type[Connection] = Connection, limit: int = 5, clock: Clock | None = None
-        ) -> tuple[Worker, Recorder]:
-            def open_doors(timeout_s: float | None) -> tuple[Store, Inspector]:
-                connection = kind.open(scene.server.url, read_timeout_s=timeout_s or 10.0)
-                return Store(connection, scene.prefix), Inspector(connection, scene.prefix)
-
-            runner = Recorder()
-            doors = Doors(open_doors)
-            worker = Worker(doors, runner, pool=POOL, name="w", limit=limit, clock=clock)
-            worker.start()
-            running.callback(worker.close)
-            return worker, runner
-
-        yield start
-
-
-def put(scene: Scene, count: int, **fields: Any) -> list[str]:
-    runs = [f"run-{i}" for i in range(count)]
-    for run in runs:
-        scene.store.submit(POOL, a_submission(run, **fields))
-    while scene.store.dispatch(POOL, ["default"]).moved:
-        pass
-    return runs
-
-
-def wait_ends(scene: Scene, runs: list[str]) -> Counter[tuple[str, int]]:
-    wait_until(
-        lambda: all(run.ended_ms for run in scene.inspector.records(POOL, runs)),
-        "all runs have ended",
-        timeout_s=PATIENCE_S,
-    )
-    return Counter((r.state_type, r.delivery) for r in scene.inspector.records(POOL, runs))
+    with Workers(scene) as workers:
+        yield workers.start
 
 
 def test_whatever_replies_are_lost_each_run_runs_once_and_no_block_is_sat_out(scene, start_worker):
@@ -161,6 +94,34 @@ def test_whatever_replies_are_lost_each_run_runs_once_and_no_block_is_sat_out(sc
     assert max(later - earlier for earlier, later in pairwise(ends_ms)) < BLOCK_S * 1000 / 2
     assert Lossy.lost >= 5
     assert worker.failure is None
+
+
+def test_whatever_replies_are_lost_each_run_is_tried_as_often_as_its_policy_says(
+    scene, start_worker
+):
+    policy = {"retries": 2, "retry_type": "in_process", "retry_delay_ms": 20}
+    runs = put(scene, 20, payload=b"fail 2", **policy)
+    Lossy.lost = 0
+
+    _, runner = start_worker(Lossy)
+
+    assert wait_ends(scene, runs) == {("COMPLETED", 1): 20}
+    assert runner.ran == Counter(dict.fromkeys(runs, 3))
+    assert {run.run_count for run in scene.inspector.records(POOL, runs)} == {3}
+    assert Lossy.lost >= 5
+
+
+def test_whatever_replies_are_lost_a_cancelled_run_ends_cancelled(scene, start_worker):
+    runs = put(scene, 10, payload=b"hold")
+    Lossy.lost = 0
+    _, runner = start_worker(Lossy, limit=10)
+    wait_until(lambda: len(runner.ran) == 10, "all run")
+
+    for run in runs:
+        scene.store.cancel(POOL, run)
+
+    assert wait_ends(scene, runs) == {("CANCELLED", 1): 10}
+    assert runner.ran == Counter(runs)
 
 
 def test_a_start_that_is_refused_is_repeated_and_the_others_of_its_batch_run_once(
@@ -219,15 +180,13 @@ def test_a_claim_that_the_worker_does_not_know_of_is_given_back(scene, start_wor
     # As if the answer to a claim had been lost, and the worker had not asked again.
     scene.store.submit(POOL, a_submission("stranded"))
     scene.store.dispatch(POOL, ["default"])
-    number = worker._number + 1
-    claims = scene.store.claim(POOL, worker._me.holder, number=number, slots=1).claims
+    number = worker._lease.number + 1
+    claims = scene.store.claim(POOL, worker._lease.me.holder, number=number, slots=1).claims
     assert [claim.run_id for claim in claims] == ["stranded"]
 
-    def is_back() -> bool:
-        scene.store.nudge(POOL, worker._me.holder)
-        return scene.run("stranded").place == "scheduled"
-
-    wait_until(is_back, "it is given back", timeout_s=PATIENCE_S)
+    began_s = scene.clock.monotonic_s()
+    scene.wait_run("stranded", lambda run: run.place == "scheduled", "is given back")
+    assert scene.clock.monotonic_s() - began_s < BLOCK_S / 2
     assert scene.run(holding).place == "claimed"
     runner.may_end.set()
     scene.store.dispatch(POOL, ["default"])
@@ -237,7 +196,7 @@ def test_a_claim_that_the_worker_does_not_know_of_is_given_back(scene, start_wor
 
 def test_a_fault_in_the_claim_loop_ends_the_worker_with_a_failure(scene, start_worker):
     worker, _ = start_worker()
-    wait_until(lambda: worker._me, "it is registered")
+    wait_until(lambda: worker._lease.me, "it is registered")
 
     def fail(*_: object, **__: object) -> None:
         raise KeyError("never expected")
@@ -256,7 +215,7 @@ def test_a_worker_whose_claim_loop_hangs_keeps_neither_its_lease_nor_its_childre
 ):
     clock, may_go_on = Ahead(), threading.Event()
     worker, runner = start_worker(clock=clock)
-    wait_until(lambda: worker._me, "it is registered")
+    wait_until(lambda: worker._lease.me, "it is registered")
     scene.wait_renewed()
     hang = worker._doors.claiming.wait
     worker._doors.claiming.wait = lambda *_, **__: may_go_on.wait(PATIENCE_S) and None

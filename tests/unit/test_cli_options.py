@@ -4,7 +4,9 @@ import click
 import pytest
 
 from dispatcher.cli import output
-from dispatcher.cli.options import duration
+from dispatcher.cli.events import _before
+from dispatcher.cli.options import NONE, count, duration, given_settings, or_none, parse_end
+from dispatcher.errors import InvalidInput
 from dispatcher.producer import with_new_id
 from dispatcher.settings import masked
 
@@ -29,6 +31,44 @@ def test_a_duration_is_seconds_unless_it_says_else(text, span_ms):
 def test_anything_else_is_no_duration(text):
     with pytest.raises(click.BadParameter):
         duration(500)(text)
+
+
+@pytest.mark.parametrize(("text", "number"), [("0", 0), ("7", 7), ("1000000", 1_000_000)])
+def test_a_count_is_a_whole_number(text, number):
+    assert or_none(count)(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "-1", "+1", "1.0", "1e3", "٣", "1000001", "1" * 5_000, "nil"])
+def test_anything_else_is_no_count(text):
+    with pytest.raises(click.BadParameter):
+        or_none(count)(text)
+
+
+@pytest.mark.parametrize("text", ["none", "None", "NONE"])
+def test_none_is_unlike_a_setting_that_is_not_given(text):
+    given = {"limit": or_none(count)(text), "timeout_ms": None, "keep_payload": False, "zero": 0}
+    assert given["limit"] == NONE
+    assert given_settings(given) == {"limit": None, "keep_payload": False, "zero": 0}
+
+
+def test_the_end_of_a_pause_is_to_come():
+    assert parse_end("+1s", 1_000) == 2_000
+    with pytest.raises(InvalidInput, match="has passed already"):
+        parse_end("now", 1_000)
+
+
+@pytest.mark.parametrize(
+    ("event", "before"), [("7-1", "7-0"), ("7-0", "6-18446744073709551615"), ("7-10", "7-9")]
+)
+def test_the_place_before_an_event_is_the_highest_id_below_its_own(event, before):
+    assert _before(event) == before
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"), [(0, "0 runs"), (1, "1 run"), (2, "2 runs"), (1_234, "1,234 runs")]
+)
+def test_a_number_of_things_is_written_with_their_noun(number, shown):
+    assert output.counted(number, "run") == shown
 
 
 @pytest.mark.parametrize(

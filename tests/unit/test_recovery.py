@@ -12,8 +12,8 @@ from dispatcher.clock import Clock
 from dispatcher.connection import Connection
 from dispatcher.errors import RedisUnavailable
 from dispatcher.inspector import Inspector
-from dispatcher.records import Leases
 from dispatcher.recovery import LOOK_AGAIN_S, MAX_WAIT_S, SECOND_LOOK_S, SLOW_ANSWER_S, Recovery
+from dispatcher.stored import Leases
 from tests.builders import POOL, T0, Fleet
 
 LEASE_S = 15.0

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from consumers.runners import Stop
+from consumers.runners import Why
 from consumers.slots import Slots
 from dispatcher import Claim
 
@@ -67,13 +67,12 @@ def test_removing_what_is_not_there_changes_nothing(slots):
     assert slots.held() == 1
 
 
-def test_all_active_runs_are_asked_to_stop_and_the_first_reason_counts(slots):
+def test_all_active_runs_are_asked_to_stop(slots):
     actives = [slots.add(a_claim("a")), slots.add(a_claim("b"))]
 
-    slots.stop_all("first")
-    slots.stop_all("second")
+    slots.stop_all(Why.RELEASED)
 
-    assert [active.stop.reason for active in actives] == ["first", "first"]
+    assert [active.stop.reason for active in actives] == [Why.RELEASED, Why.RELEASED]
 
 
 def test_waiting_until_nothing_is_active(slots):
@@ -99,6 +98,18 @@ def test_a_slot_that_is_just_being_given_back_is_waited_for(slots):
     assert not thread.is_alive()
 
 
+def test_a_slot_that_its_run_keeps_after_all_is_not_waited_for(slots):
+    first, _ = slots.add(a_claim("a")), slots.add(a_claim("b"))
+    first.reporting = True
+
+    thread = in_background(lambda: slots.wait_freed(LONG_S))
+    slots.keep(first)
+    thread.join(LONG_S / 2)
+
+    assert not thread.is_alive()
+    assert (slots.held(), first.reporting) == (2, False)
+
+
 def test_where_nothing_is_being_given_back_nothing_is_waited_for(slots):
     slots.add(a_claim("a"))
     slots.add(a_claim("b"))
@@ -116,14 +127,3 @@ def test_only_a_full_worker_waits_for_a_slot(slots):
 
     slots.end_wait()
     assert not slots.someone_waits()
-
-
-def test_a_stop_is_heard_once_by_who_listened_before_and_by_who_listens_later():
-    stop, heard = Stop(), []
-    stop.on_request(lambda: heard.append("before"))
-
-    stop.request("enough")
-    stop.request("again")
-    stop.on_request(lambda: heard.append("after"))
-
-    assert (heard, stop.reason) == (["before", "after"], "enough")
