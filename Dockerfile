@@ -8,7 +8,7 @@ ARG PIP_OPTIONS=
 WORKDIR /src
 RUN python3 -m venv /opt/dispatcher
 COPY . .
-RUN /opt/dispatcher/bin/pip install --no-cache-dir --disable-pip-version-check ${PIP_OPTIONS} '.[rq]'
+RUN /opt/dispatcher/bin/pip install --no-cache-dir --disable-pip-version-check ${PIP_OPTIONS} '.'
 
 FROM ${PYTHON_IMAGE}
 # By number: Kubernetes takes it as proof that this is not root. A home that can be written to.

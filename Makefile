@@ -44,5 +44,5 @@ mutants: setup ## break each script on purpose; fails if the property test does 
 soak: setup ## the property test, ten times longer
 	DISPATCHER_TEST_STEPS=20000 $(BIN)/pytest tests/redis/test_properties.py
 
-compose-smoke: setup ## docker-compose.yml on an engine of its own, as root, about four minutes
+compose-smoke: setup ## docker-compose.yml on an engine of its own, as root, about six minutes
 	$(BIN)/python -m tests.compose.smoke

@@ -19,6 +19,7 @@ from dispatcher.store import Store
 
 QUEUES_PER_CALL = 100
 RUNS_PER_STEP = 25  # half a millisecond of the server, for which everybody else waits
+LATE_PER_STEP, LATE_EVERY_S = 50, 0.005  # 10,000 a second: more than start meanwhile
 POOL_NAMES_EVERY_S = 60.0
 SAMPLES_S = 10.0  # how long a sample of the server's clock is good: clocks drift apart
 STEP_MS = 50.0
@@ -79,6 +80,7 @@ class Dispatcher:
         self._away: dict[str, float] = {}  # pools whose node is away, and when to look again
         self._due_ms: dict[tuple[str, str], float] = {}
         self._late_at_ms: dict[str, float] = {}
+        self._watched_s: dict[str, float] = {}
         self._rotation: deque[str] = deque()
         self._names_read_s = float("-inf")
         self._sweep_at_s = 0.0
@@ -235,9 +237,10 @@ class Dispatcher:
             self._store.withdraw(pool, queue)
 
     def _watch(self, pool: str) -> None:
-        """Announce what is late; a step that finds something comes back at once for more."""
+        """Announce what is late, some at a time: that may wait for what is due."""
+        self._watched_s[pool] = self._clock.monotonic_s()
         try:
-            answer = self._store.watch(pool)
+            answer = self._store.watch(pool, limit=LATE_PER_STEP)
         except NotFound:
             self._forget(pool)
             return
@@ -250,7 +253,9 @@ class Dispatcher:
     def _set_late_at(self, pool: str, at_ms: int | None) -> None:
         self._late_at_ms.pop(pool, None)
         if at_ms is not None:
-            self._late_at_ms[pool] = at_ms
+            since_s = self._clock.monotonic_s() - self._watched_s.get(pool, -math.inf)
+            rest_ms = max(0.0, LATE_EVERY_S - since_s) * 1000
+            self._late_at_ms[pool] = max(at_ms, self._now_ms(pool) + rest_ms) if rest_ms else at_ms
 
     def _note(self, pool: str, batch: Sequence[str], answer: Dispatched) -> None:
         for queue in batch:
@@ -276,6 +281,7 @@ class Dispatcher:
         for place in [place for place in self._due_ms if place[0] == pool]:
             del self._due_ms[place]
         self._late_at_ms.pop(pool, None)
+        self._watched_s.pop(pool, None)
 
     def _forget(self, pool: str) -> None:
         self._forget_moments(pool)

@@ -1,5 +1,6 @@
 """What stands in a run's way, or has become of it: a record and a sentence for each answer."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
 from shlex import quote
@@ -35,7 +36,7 @@ class Code(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Reason:
+class Reason(ABC):
     """One answer; its fields are the facts, those in ms are times or spans."""
 
     code: ClassVar[Code]
@@ -44,8 +45,8 @@ class Reason:
         """Return the answer for a person: what it is, and what to do."""
         return self._tell(say)
 
-    def _tell(self, say: Say) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _tell(self, say: Say) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)

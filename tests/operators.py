@@ -97,6 +97,10 @@ class Operators(Claims):
         self._only(before, expected)
         for run in expected:
             assert self.stored.runs[run]["place"] == "scheduled"
+        stream, runs = self.stored["stream"].get(encode(queue)), self.stored.runs
+        for entry in stream.entries.keys() - stream.pending.keys() if stream and paused else ():
+            holds = [run for run, r in runs.items() if r.get("entry") == entry]
+            assert holds, f"{entry} stands for nothing and stays in {queue}"
 
     # --- Runs
 

@@ -82,6 +82,9 @@ class Stories(Deeds):
         self.fill(queue, 2)
         self.fleet.take_wakes(worker)
         self.fleet.check()
+        if index % 4 == 0:
+            self.fleet.set_queue(queue, {}, priority=1)
+            self.fleet.check()
         if then == "it claims":
             self.fleet.claim(worker, worker.number + 1, slots=1, max_bytes=PLENTY)
         elif then == "it drains":

@@ -146,7 +146,7 @@ def test_every_lasting_service_comes_back_and_has_a_health_check(name):
     assert SERVICES[name]["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
 
 
-@pytest.mark.parametrize("name", ["worker", "rq-consumer"])
+@pytest.mark.parametrize("name", ["worker"])
 def test_a_worker_is_killed_only_after_its_grace_and_its_release(name):
     service = SERVICES[name]
     grace_s = int(option(service["command"], "grace"))

@@ -171,11 +171,16 @@ def _prepare_pool(url: str, settings: Settings) -> bool:
     """Create the first pool; return whether there is one for our worker."""
     connection = Connection.open(url, patience_s=PATIENCE_S)
     with closing(connection):
-        names = Inspector(connection, settings.key_prefix).pool_names()
+        inspector = Inspector(connection, settings.key_prefix)
+        names = inspector.pool_names()
         if not names:
             first = Pool(name=POOL, id=str(uuid4()), type="process")
             Store(connection, settings.key_prefix).create_pool(first, default_queue_id=str(uuid4()))
-            names = [POOL]
-    if POOL not in names:
+            return True
+        kind = inspector.pool(POOL).type if POOL in names else ""
+    if not kind:
         click.echo(f"warning: there is no pool {POOL!r}, so no worker is started", err=True)
-    return POOL in names
+    elif kind != "process":
+        text = f"pool {POOL!r} is of type {kind!r}, so no worker is started"
+        click.echo(f"warning: {text}; start one with `consumers run --pool {POOL}`", err=True)
+    return kind == "process"

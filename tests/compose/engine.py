@@ -102,5 +102,5 @@ def folder() -> Iterator[Path]:
             PYTHON,
         )
         only = ("--only-binary=:all:", "--dest", copy / "wheels")
-        run(*download, *only, f"{copy}[rq]", "hatchling>=1.27", cwd=copy)
+        run(*download, *only, str(copy), "hatchling>=1.27", cwd=copy)
         yield copy

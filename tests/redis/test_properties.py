@@ -227,6 +227,8 @@ class Machine(Stories):
             who, later = "somebody" if by else "", [None, 500, None, 16_000][index // 4 % 4]
             for _ in range(1 + nudge):
                 self.fleet.release(grant, nudge=nudge, by=who, delay_ms=later)
+            if later == 500:
+                self.watch_later()
             others = [w for w in self.able() if w.holder != grant.holder]
             if on and others:
                 self.hand_out(self.pick(others, index), 2)

@@ -189,3 +189,31 @@ def test_no_state_that_the_steps_lead_to_is_a_finding(fleet, backend, seed):
         pages = Reconciler(fleet.store, inspector, fix=False).walk([POOL], names=True)
         findings = [finding for page in pages for finding in page]
         assert findings == [], f"after {walk.done[-5:]}, {len(walk.done)} steps in all"
+
+
+def test_a_queue_that_is_resumed_is_offered_at_once(fleet):
+    fleet.put("a")
+    fleet.pause("default")
+    fleet.resume("default")
+
+    assert (fleet.members("ready"), fleet.dump()["wake:default"]) == (["default"], ["1"])
+
+
+def test_a_queue_whose_pause_ends_while_its_pool_is_paused_is_offered_with_the_pool(fleet):
+    fleet.put("a")
+    fleet.pause("default", until_ms=(fleet.store.now_ms or 0) + 1)
+    fleet.pause()
+    fleet.advance(2)
+    fleet.dispatch()
+
+    assert fleet.members("ready") == ["default"]
+    assert fleet.claim(fleet.register()) == []
+
+
+def test_the_first_claim_of_a_queue_notes_that_it_has_a_group(fleet):
+    fleet.put("a")
+    assert "grouped_ms" not in fleet.dump()["queue:default"]
+
+    fleet.claim_one(fleet.register())
+
+    assert fleet.dump()["queue:default"]["grouped_ms"] == str(fleet.store.now_ms)

@@ -322,6 +322,10 @@ class Scene:
                     self.let_pass(0.05)
         return seen
 
+    def start(self, *arguments: str, **settings: str) -> Process:
+        """Start a command that goes on; `settings` are environment variables."""
+        return self._start(arguments, settings)
+
     def _start(self, arguments: Sequence[str], settings: Mapping[str, str]) -> Process:
         log = self.directory / f"{len(self._processes)}-{arguments[0]}.log"
         env, cwd = self.environment(**settings), self.working_dir

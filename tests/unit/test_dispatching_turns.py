@@ -8,7 +8,13 @@ import pytest
 
 from dispatcher.clock import Clock
 from dispatcher.connection import Connection
-from dispatcher.dispatching import QUEUES_PER_CALL, RUNS_PER_STEP, Dispatcher
+from dispatcher.dispatching import (
+    LATE_EVERY_S,
+    LATE_PER_STEP,
+    QUEUES_PER_CALL,
+    RUNS_PER_STEP,
+    Dispatcher,
+)
 from dispatcher.inspector import Inspector
 from dispatcher.keys import pools_key
 from dispatcher.records import Dispatched, Hint, Watched
@@ -19,12 +25,13 @@ BURST, OTHER = "burst", "other"
 
 
 class Noted(Clock):
-    """A dispatcher over two pools whose steps are noted; the clock stands still."""
+    """A dispatcher over two pools whose steps are noted; the test moves its clock."""
 
     def __init__(self, client: Any, prefix: str) -> None:
         self.client, self.prefix = client, prefix
         self.fleets = {name: Fleet(client, prefix, name) for name in (BURST, OTHER)}
         self.steps: list[str] = []
+        self.at_s = 1_000.0
         store = self.fleets[BURST].store
         dispatch, watch = store.dispatch, store.watch
 
@@ -42,7 +49,7 @@ class Noted(Clock):
         self.steps.clear()
 
     def monotonic_s(self) -> float:
-        return 1_000.0
+        return self.at_s
 
     def submit(self, pool: str, *run_ids: str, due_ms: int = T0, queue: str = "default") -> None:
         for run_id in run_ids:
@@ -144,3 +151,21 @@ def test_a_pool_without_queues_is_looked_at_without_a_step(noted):
 
     assert noted.dispatcher.run_once() > 0
     assert noted.steps == []
+
+
+def test_many_late_runs_are_announced_a_part_at_a_time_with_a_rest_between(noted):
+    late = [f"late{n:03}" for n in range(LATE_PER_STEP + 1)]
+    noted.submit(OTHER, *late, due_ms=T0 - 60_000)
+    noted.dispatcher.hear(Hint(OTHER, "default", T0))
+
+    assert noted.dispatcher.run_once() == pytest.approx(LATE_EVERY_S)
+    assert noted.steps.count(f"watch {OTHER}") == 1
+    assert noted.dispatcher.run_once() == pytest.approx(LATE_EVERY_S)
+    assert noted.steps.count(f"watch {OTHER}") == 1
+
+    noted.at_s += LATE_EVERY_S
+    assert noted.dispatcher.run_once() > LATE_EVERY_S
+    assert noted.steps.count(f"watch {OTHER}") == 2
+    events = noted.client.xrange(noted.fleets[OTHER].keys["events"])
+    announced = [fields[b"run"].decode() for _, fields in events if fields[b"event"] == b"late"]
+    assert announced == late
