@@ -37,7 +37,7 @@ from dispatcher import (
 
 __all__ = ["Doors", "Worker"]
 
-CLAIM_RUNS = 25  # one millisecond of the server, for which everybody else waits
+CLAIM_RUNS = 10  # half a millisecond of the server, for which everybody else waits
 RETRY_FIRST_S = 0.05
 RETRY_MOST_S = 0.5
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from dispatcher.records import Dispatched, Hint, Moved
 from dispatcher.store import Store
 
 QUEUES_PER_CALL = 100
-RUNS_PER_STEP = 25  # half a millisecond of the server, for which everybody else waits
+RUNS_PER_STEP = 10  # a quarter of a millisecond of the server, for which everybody else waits
 LATE_PER_STEP, LATE_EVERY_S = 50, 0.005  # 10,000 a second: more than start meanwhile
 POOL_NAMES_EVERY_S = 60.0
 SAMPLES_S = 10.0  # how long a sample of the server's clock is good: clocks drift apart

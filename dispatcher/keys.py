@@ -237,9 +237,16 @@ class PoolKeys:
             for key in TABLE
             if key.pattern.startswith("{p}:")
         }
+        self._several: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def __getitem__(self, name: str) -> str:
         return self._keys[name]
+
+    def of(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return these keys in this order; looked up once, every step needs a score of them."""
+        if names not in self._several:
+            self._several[names] = tuple(self._keys[name] for name in names)
+        return self._several[names]
 
 
 def pools_key(prefix: str) -> str:

@@ -30,16 +30,17 @@ class Script:
 
     def bind(
         self, keys: PoolKeys, args: Mapping[str, Value], tail: Sequence[str] = ()
-    ) -> tuple[list[str], list[Value]]:
+    ) -> tuple[Sequence[str], list[Value]]:
         """Return KEYS and ARGV in the script's order; `tail` fills its `ARGV[n...]`.
 
         Raises KeyError when a name is missing, ValueError when one is not the script's.
         """
-        unknown = set(args) - set(self.args)
-        if unknown:
-            raise ValueError(f"{self.name}.lua has no argument {', '.join(sorted(unknown))}")
         fixed = self.args[:-1] if tail else self.args
-        return [keys[name] for name in self.keys], [*(args[name] for name in fixed), *tail]
+        values = [args[name] for name in fixed]
+        if len(args) > len(fixed):
+            unknown = sorted(args.keys() - fixed)
+            raise ValueError(f"{self.name}.lua has no argument {', '.join(unknown)}")
+        return keys.of(self.keys), [*values, *tail]
 
 
 def _read(name: str) -> str:

@@ -273,7 +273,8 @@ class Steps:
     def _waits_for_room(self, queue: str) -> bool:
         """Whether a claim will make room and say so; only while workers find the queue."""
         ready = queue in self.stored.members("ready") or self._is_limited(queue)
-        # Without its group, entries count as unread that were claimed, and end unnoticed.
+        full = self.stored.unread(queue) > self._most(queue) / 2
+        # Without its group, entries count as unread that were claimed, and end unnoticed: a sweep
+        # of the dispatchers finds the room.
         uncertain = any(queue == broken for broken, _ in self.ledger.unmarked)
-        full = uncertain or self.stored.unread(queue) > self._most(queue) / 2
-        return "blocked" in self.stored["queue"][queue] and ready and full
+        return "blocked" in self.stored["queue"][queue] and (uncertain or (ready and full))

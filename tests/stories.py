@@ -6,7 +6,7 @@ Each takes the moment as it is, so its steps meet whatever came before.
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from dispatcher.keys import decode
+from dispatcher.keys import decode, encode
 from tests.deeds import COMPLETED, Deeds, few, picks, queues
 from tests.machine import DEPLOYMENTS, LEASE_MS, PLENTY, QUEUES
 
@@ -83,7 +83,9 @@ class Stories(Deeds):
         self.fleet.take_wakes(worker)
         self.fleet.check()
         if index % 4 == 0:
-            self.fleet.set_queue(queue, {}, priority=1)
+            priority = dict(self.fleet.stored["queues"][""])[encode(queue)]
+            other = next(name for name in QUEUES if name != queue)
+            self.fleet.set_queue(other, {}, priority=priority)  # its own goes down by one
             self.fleet.check()
         if then == "it claims":
             self.fleet.claim(worker, worker.number + 1, slots=1, max_bytes=PLENTY)

@@ -60,32 +60,34 @@ elseif number < tonumber(me.claim_number) then
 end
 
 local pool = fetch(keys.pool, "limit", "late_after_ms", "job_version")
-local function answered(ids)
+local rows, settings_of = {}, {}
+local function hand_out(id, run)
+    local settings = settings_of[run.queue] or fetch(keys.queue .. run.queue, "timeout_ms", "cancel_grace_ms")
+    settings_of[run.queue] = settings
+    rows[#rows + 1] = { id, run.queue, run.token, run.payload, run.due_ms, run.run_count,
+        run.delivery, run.name, settings.timeout_ms or "", settings.cancel_grace_ms or "",
+        run.retry_delay_ms or "", pool.job_version or 0 }
+end
+local function answered()
     local answer = { "claimed", wake_again(keys, me.queues, at_ms) > 0 and 1 or 0 }
-    local settings_of = {}
-    for _, id in ipairs(ids) do
-        local run = fetch(keys.run .. id, "queue", "token", "payload", "due_ms", "run_count", "delivery", "name", "retry_delay_ms")
-        local settings = settings_of[run.queue] or fetch(keys.queue .. run.queue, "timeout_ms", "cancel_grace_ms")
-        settings_of[run.queue] = settings
-        answer[#answer + 1] = { id, run.queue, run.token, run.payload, run.due_ms, run.run_count,
-            run.delivery, run.name, settings.timeout_ms or "", settings.cancel_grace_ms or "",
-            run.retry_delay_ms or "", pool.job_version or 0 }
+    for i, row in ipairs(rows) do
+        answer[i + 2] = row
     end
     return answer
 end
 if number == tonumber(me.claim_number) then
-    local held = {}
     for id in string.gmatch(me.claim_runs or "", "%S+") do
-        local run = fetch(keys.run .. id, "holder", "claim")
+        local run = fetch(keys.run .. id, "holder", "claim", "queue", "token", "payload", "due_ms",
+            "run_count", "delivery", "name", "retry_delay_ms")
         if run.holder == holder and tonumber(run.claim) == number then
-            held[#held + 1] = id
+            hand_out(id, run)
         end
     end
-    return answered(held)
+    return answered()
 end
 
 local late_after_ms = tonumber(pool.late_after_ms or 15000)
-local function take(queue, entry, id, run)
+local function take(queue, entry, id, run, payload)
     local field = "delivery." .. run.delivery + 1
     local incarnation = string.match(holder, "[^.]*$")
     redis.call("HSET", keys.run .. id, "place", "claimed", "state_type", "PENDING",
@@ -101,14 +103,18 @@ local function take(queue, entry, id, run)
     redis.call("ZADD", keys.pool_slots, at_ms, id)
     redis.call("ZADD", keys.queue_slots .. queue, at_ms, id)
     event(keys, at_ms, "claimed", { "run", id, "queue", queue, "from", "SCHEDULED", "to", "PENDING", "worker", holder })
+    -- As a repeated claim finds it, without the price of reading it again.
+    run.token, run.payload, run.delivery = entry .. "." .. incarnation .. "." .. number, payload, run.delivery + 1
+    hand_out(id, run)
 end
 
 -- Take what an entry stands for if its run is free. After a group was made again from 0 entries
 -- come twice: one with a live holder goes back to it, one whose holder is gone counts as lost.
 -- Answers whether it was taken, and how many bytes are unclaimed no more.
-local function consider(queue, settings, entry, id, size)
+local function consider(queue, settings, entry, id, payload)
+    local size = #payload
     local run = fetch(keys.run .. id, "place", "entry", "holder", "delivery", "queue", "member",
-        "due_ms", "claimed_ms", "waited", "deployment", "idempotency")
+        "due_ms", "claimed_ms", "waited", "deployment", "idempotency", "run_count", "name", "retry_delay_ms")
     local free = run.place == "stream" and run.entry == entry
     local reason = free and too_late(keys, queue, settings, run, at_ms, late_after_ms)
     if reason then
@@ -118,7 +124,7 @@ local function consider(queue, settings, entry, id, size)
         skip(keys, id, run, at_ms, reason)
         return false, size
     elseif free then
-        take(queue, entry, id, run)
+        take(queue, entry, id, run, payload)
         return true, size
     elseif run.place == "claimed" and run.entry == entry then
         if redis.call("EXISTS", keys.holder .. run.holder) == 1 then
@@ -178,9 +184,9 @@ for _, queue in ipairs(ready_queues(keys, me.queues, at_ms)) do
         seen, looks_left = seen + #entries, looks_left - #entries
         for _, entry in ipairs(entries) do
             local fields = entry[2] or {}
-            local read_bytes = #(fields[4] or "")
-            local is_taken, size = consider(queue, settings, entry[1], fields[2], read_bytes)
-            gone, bytes = gone + size, bytes + read_bytes
+            local payload = fields[4] or ""
+            local is_taken, size = consider(queue, settings, entry[1], fields[2], payload)
+            gone, bytes = gone + size, bytes + #payload
             if is_taken then
                 taken[#taken + 1] = fields[2]
                 free = free - 1
@@ -198,4 +204,4 @@ for _, queue in ipairs(ready_queues(keys, me.queues, at_ms)) do
     end
 end
 redis.call("HSET", holder_key, "claim_number", number, "claim_runs", table.concat(taken, " "))
-return answered(taken)
+return answered()

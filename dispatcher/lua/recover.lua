@@ -113,17 +113,17 @@ local function leave(queue)
     end
     return #pending < limit
 end
-local first = tonumber(him.swept or 0)
-local names = redis.call("ZRANGE", keys.queues, first, first + limit - 1)
-for i, queue in ipairs(names) do
-    if not leave(queue) then
-        redis.call("HSET", holder_key, "swept", first + i - 1)
-        return answer
+-- By name, as priorities may change between two calls.
+local names, looks_left = redis.call("ZRANGE", keys.queues, 0, -1), limit
+table.sort(names)
+for _, queue in ipairs(names) do
+    if not him.swept or queue > him.swept then
+        if looks_left == 0 or not leave(queue) then
+            return answer
+        end
+        looks_left = looks_left - 1
+        redis.call("HSET", holder_key, "swept", queue)
     end
-end
-if #names == limit then
-    redis.call("HSET", holder_key, "swept", first + limit)
-    return answer
 end
 if redis.call("HGET", keys.workers, him.worker) == holder then
     redis.call("HDEL", keys.workers, him.worker)
