@@ -1,6 +1,6 @@
 """`make bench`: measurements side by side, on one server; `python -m bench scale` does some only.
 
-The parts: latency, throughput, idle, steps, scale. Goals are judged on medians.
+The parts: latency, throughput, idle, fleet, http, steps, scale. Goals are judged on medians.
 """
 
 import sys
@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from bench import burst, crowd, idle, latency, steps, throughput
+from bench import burst, crowd, fleet, held, idle, latency, steps, throughput
 from bench.figures import ATTEMPTS, Figure, table
 from bench.fixture import server
+from bench.teams import TEAMS
 
 ROUNDS = 5
 
@@ -22,6 +23,8 @@ def main(chosen: Sequence[str]) -> int:
         "latency": _latency,
         "throughput": _throughput,
         "idle": _idle,
+        "fleet": _fleet,
+        "http": _http,
         "steps": _steps,
         "scale": _scale,
     }
@@ -95,6 +98,19 @@ def _idle(console: Console, url: str) -> None:
         console.print(f"idle {who}", style="dim")
         shown.add_row(who, f"{idle.commands_per_second(url, who, *arguments):.2f}", goal)
     console.print(shown)
+
+
+def _fleet(console: Console, url: str) -> None:
+    measured = {}
+    for kind in TEAMS:
+        console.print(f"workers of type {kind}", style="dim")
+        measured[kind] = fleet.measure(url, kind)
+    console.print(fleet.by_type(measured))
+
+
+def _http(console: Console, url: str) -> None:
+    console.print("claims held over HTTP", style="dim")
+    console.print(table(held.TITLE, held.measure(url), beside="stream", ours="HTTP"))
 
 
 def _steps(console: Console, url: str) -> None:

@@ -16,7 +16,7 @@ def commands_per_second(url: str, who: str, *arguments: str) -> float:
     process = peer(who, url, *arguments)
     ready(process)
     pause(SETTLE_S)
-    count = _count(url, WINDOW_S)
+    count = count_commands(url, WINDOW_S)
     if who == "dispatcher":
         answer(process)
     else:
@@ -24,7 +24,7 @@ def commands_per_second(url: str, who: str, *arguments: str) -> float:
     return count / WINDOW_S
 
 
-def _count(url: str, window_s: float) -> int:
+def count_commands(url: str, window_s: float) -> int:
     """Count commands for a while; those inside scripts are marked `lua` and are not a client's."""
     monitor = Connection.open(url, read_timeout_s=None).client.monitor()
     count, over = 0, threading.Event()

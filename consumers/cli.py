@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from shlex import quote
 from typing import Any
 from uuid import uuid4
 
@@ -29,6 +30,7 @@ from dispatcher import (
     Pool,
     Queue,
     RedisUnavailable,
+    Refused,
     Settings,
     Store,
     __version__,
@@ -38,7 +40,8 @@ from dispatcher import (
 )
 
 READ_TIMEOUT_S = 10.0
-TYPES = ("process", "handler")
+RQ_QUEUE = "dispatcher"
+TYPES = ("process", "handler", "rq")
 OpenDoors = Callable[[float | None], tuple[Store, Inspector]]
 
 
@@ -88,6 +91,13 @@ def redis_options(command: Callable[..., Any]) -> Callable[..., Any]:
     envvar="CONSUMERS_RUN_APP",
     help="The app of a handler worker.",
 )
+@click.option(
+    "--rq-queue",
+    metavar="NAME",
+    envvar="CONSUMERS_RUN_RQ_QUEUE",
+    help="The RQ queue to which a worker of type rq hands runs over.",
+    show_default="dispatcher",
+)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=10, help="Most runs at a time.")
 @click.option("--name", help="Stable name; else the host and an index.")
 @click.option(
@@ -101,12 +111,13 @@ def run(
     create: bool,
     kind: str | None,
     where: str | None,
+    rq_queue: str | None,
     limit: int,
     name: str | None,
     grace_s: float,
     **flags: Any,
 ) -> None:
-    """Claim runs, and run each as a child process or with a handler, until SIGTERM or Ctrl-C.
+    """Claim runs, and run each as a child process, with a handler or in RQ, until a signal comes.
 
     The first signal drains: no new claims, running runs end, for up to --grace seconds. A second
     one gives back what is left and ends.
@@ -126,16 +137,11 @@ def run(
     if (found := _wait_for_pool(with_doors, pool, queues, received, create=create)) is None:
         return
     kind = _kind(found, kind, has_app=app is not None)
-    runner = HandlerRunner(app, where=where or "") if app is not None else ProcessRunner()
+    if rq_queue and kind != "rq":
+        raise WrongUsage(f"--rq-queue is for workers of --type rq, not {kind}")
+    runs = _runs(kind, app, where or "", with_doors, rq_queue or RQ_QUEUE)
     worker = Worker(
-        Doors(with_doors),
-        runner,
-        pool=pool,
-        name=chosen,
-        limit=limit,
-        queues=queues,
-        kind=kind,
-        configure=runner.configure,
+        Doors(with_doors), pool=pool, name=chosen, limit=limit, queues=queues, kind=kind, **runs
     )
     sys.exit(serve(worker, received, grace_s))
 
@@ -190,15 +196,34 @@ def _load(where: str | None, kind: str | None) -> App | None:
 
 def _kind(pool: Pool, kind: str | None, *, has_app: bool) -> str:
     """Return the type of the worker: the one that was asked for, else that of the pool."""
+    if pool.handout == "poll":
+        raise Refused(
+            f"pool {pool.name!r} is handed out by polling, so workers have nothing to claim; "
+            f"`dispatcher pool set {quote(pool.name)} --handout stream` changes that"
+        )
     chosen = kind or pool.type
     of_pool = f"pool {pool.name!r} is of type {pool.type!r}"
     if chosen not in TYPES:
-        raise WrongUsage(f"{of_pool}: say with --type what runs its runs: {' or '.join(TYPES)}")
+        raise WrongUsage(f"{of_pool}: say with --type what runs its runs: {', '.join(TYPES)}")
     if chosen == "handler" and not has_app:
         raise WrongUsage(f"{of_pool}: say --app package.module:app")
     if chosen != "handler" and has_app:
         raise WrongUsage(f"{of_pool}: an --app is for workers of --type handler")
     return chosen
+
+
+def _runs(
+    kind: str, app: App | None, where: str, open_doors: OpenDoors, rq_queue: str
+) -> dict[str, Any]:
+    """Return what runs the runs of a worker of this type, as the arguments that it takes."""
+    if kind == "rq":
+        from consumers.runners.rq_hands import Hands, Nothing, refuse_at_start  # RQ is not small
+
+        doors = open_doors(READ_TIMEOUT_S)
+        refuse_at_start(doors, rq_queue)
+        return {"runner": Nothing(), "running": partial(Hands, doors=doors, rq_queue=rq_queue)}
+    runner = HandlerRunner(app, where=where) if app is not None else ProcessRunner()
+    return {"runner": runner, "configure": runner.configure}
 
 
 def _wait_for_pool(

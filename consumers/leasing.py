@@ -88,7 +88,8 @@ class Lease:
                 self._on_loss(error)
                 return
             self.queues_version = answer.queues_version
-            if answer.draining:
+            if answer.draining and not self.draining.is_set():
+                self._log.info("draining", reason="an operator says so", running=len(active))
                 self.draining.set()
             self._running.cancel(active, answer.orders)
             if answer.word is Word.COMPARE:

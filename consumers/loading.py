@@ -1,4 +1,4 @@
-"""Finds the app of a handler worker by its name: package.module:app."""
+"""Finds the app of a handler worker by its name: package.module:app; and functions of RQ jobs."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ import traceback
 from importlib import import_module
 from types import ModuleType
 
-from consumers.app import App
+from consumers.app import App, Handler
 from dispatcher import InvalidSettings
 
 
@@ -35,16 +35,28 @@ def load_app(where: str) -> App:
     return found
 
 
-def _module(name: str, where: str, directory: str) -> ModuleType:
+def load_function(where: str) -> Handler:
+    """Import a function by its dotted path; raises InvalidSettings with one line."""
+    module_name, _, name = where.replace(":", ".").rpartition(".")
+    if not module_name:
+        raise InvalidSettings(f"{where!r} must look like package.module.function")
+    found: object = getattr(_module(module_name, where, os.getcwd(), said=""), name, None)
+    if not callable(found):
+        raise InvalidSettings(f"{where}: {module_name} has no function {name!r}")
+    return found
+
+
+def _module(name: str, where: str, directory: str, *, said: str = "--app ") -> ModuleType:
+    where = f"{said}{where}"
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
         missing = error.name or ""
         hint = f" in {directory} or among what is installed"
         ours = f"{name}.".startswith(f"{missing}.")
-        said = f"there is no module {missing!r}{hint if ours else f', which {name} imports'}"
-        raise InvalidSettings(f"--app {where}: {said}") from None
+        problem = f"there is no module {missing!r}{hint if ours else f', which {name} imports'}"
+        raise InvalidSettings(f"{where}: {problem}") from None
     except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a program raises
         traceback.print_exc()
-        said = traceback.format_exception_only(error)[-1].split("\n", 1)[0]
-        raise InvalidSettings(f"--app {where}: importing {name} failed: {said}") from None
+        problem = traceback.format_exception_only(error)[-1].split("\n", 1)[0]
+        raise InvalidSettings(f"{where}: importing {name} failed: {problem}") from None

@@ -22,8 +22,11 @@ from dispatcher import Clock, DispatcherError, Outcome, Store, Word
 class Running:
     """Runs the active runs of a worker; `check` is asked after each, `wake` wakes its claim loop.
 
-    Neither time limits nor delays of retries have threads: `alarms` has them all.
+    Neither time limits nor delays of retries have threads: `alarms` has them all. `inboxes` are
+    holders for which the claim loop listens as well, and `hear` is called when there is something.
     """
+
+    inboxes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -55,6 +58,9 @@ class Running:
         self._reporter.close(timeout_s)
         self._alarms.close()
         self._executor.shutdown(wait=False)
+
+    def hear(self) -> None:
+        """Look at what may have changed; only for runs that are elsewhere."""
 
     def begin_all(self, store: Store, taken: list[Active]) -> None:
         """Start what was claimed; what has an answer leaves the list, so this can be repeated."""

@@ -27,7 +27,7 @@ class Active:
 
 
 class Slots:
-    """At most `limit` active runs.
+    """At most `limit` active runs, those that are `elsewhere` counted too: handed over, not ended.
 
     A run is told from an earlier claim of the same run by its token, and tokens are told apart by
     run: entries of two streams may have the same id.
@@ -39,11 +39,13 @@ class Slots:
         self._active: dict[tuple[str, str], Active] = {}
         self._changed = threading.Condition()
         self._waiting_for_one = False
+        self._elsewhere = 0
+        self._stays = False
 
     def free(self) -> int:
         """Return how many more runs this worker can take."""
         with self._changed:
-            return self.limit - len(self._active)
+            return max(0, self.limit - len(self._active) - self._elsewhere)
 
     def held(self) -> int:
         """Return how many runs this worker has."""
@@ -63,6 +65,17 @@ class Slots:
         """Give a slot back."""
         with self._changed:
             self._active.pop((claim.run_id, claim.token), None)
+            self._changed.notify_all()
+
+    def hand_over(self, claim: Claim) -> None:
+        """Note that a run is elsewhere from now on."""
+        with self._changed:
+            self._elsewhere += self._active.pop((claim.run_id, claim.token), None) is not None
+
+    def count_elsewhere(self, runs: int) -> None:
+        """Note how many runs are elsewhere."""
+        with self._changed:
+            self._elsewhere = runs
             self._changed.notify_all()
 
     def keep(self, active: Active) -> None:
@@ -86,6 +99,17 @@ class Slots:
         with self._changed:
             return self._changed.wait_for(lambda: not self._active, timeout_s)
 
+    def wait_ended(self, timeout_s: float) -> bool:
+        """Wait until no run is left, here or elsewhere; False when the time is over first."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._active and not self._left(), timeout_s)
+
+    def leave_elsewhere(self) -> None:
+        """Wait no more for runs that are elsewhere: they go on without this worker."""
+        with self._changed:
+            self._stays = True
+            self._changed.notify_all()
+
     def wait_freed(self, timeout_s: float) -> None:
         """Wait for a slot that is just being given back, if there is one."""
         with self._changed:
@@ -94,7 +118,7 @@ class Slots:
     def begin_wait(self) -> bool:
         """Note that the claim loop is about to block without a free slot; False if it has one."""
         with self._changed:
-            self._waiting_for_one = len(self._active) >= self.limit
+            self._waiting_for_one = self._is_full()
             return self._waiting_for_one
 
     def end_wait(self) -> None:
@@ -107,6 +131,11 @@ class Slots:
         with self._changed:
             return self._waiting_for_one
 
+    def _left(self) -> int:
+        return 0 if self._stays else self._elsewhere
+
+    def _is_full(self) -> bool:
+        return len(self._active) + self._elsewhere >= self.limit
+
     def _none_comes(self) -> bool:
-        full = len(self._active) >= self.limit
-        return not full or not any(active.reporting for active in self._active.values())
+        return not self._is_full() or not any(active.reporting for active in self._active.values())

@@ -47,7 +47,7 @@ class Worker:
     """One worker of one pool; `queues` empty means all, also those that come later.
 
     `configure` hears of the pool before the first run starts, and before the first one that was
-    claimed after its command or template had changed.
+    claimed after its command or template had changed. `running` makes what becomes of claimed runs.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Worker:
         queues: Sequence[str] = (),
         kind: str = "process",
         configure: Callable[[Pool], None] | None = None,
+        running: Callable[..., Running] = Running,
         clock: Clock | None = None,
     ) -> None:
         self._doors, self._runner = doors, runner
@@ -71,7 +72,8 @@ class Worker:
         self._log = logger(pool=pool, worker=name)
         self._alarms = Alarms(self._clock, self._log)
         self._slots = Slots(limit, self._alarms)
-        self._reached, self._told = False, False
+        self._reached, self._told, self._polled = False, False, False
+        self._connects = 0  # the socket that the last comparison was made on
         self._served: list[str] = []
         self._served_version = -1
         self._ending = threading.Event()
@@ -81,7 +83,7 @@ class Worker:
             on_gap=self._stood_still,
             clock=self._clock,
         )
-        self._running = self._make_running()
+        self._running = self._make_running(running)
         self._lease = self._make_lease()
         self.failure: DispatcherError | None = None
         self.ended = threading.Event()
@@ -91,8 +93,8 @@ class Worker:
         if self._runner.guarded:  # by now the guardian has ended what ran
             self._slots.stop_all(Why.FROZEN)
 
-    def _make_running(self) -> Running:
-        return Running(
+    def _make_running(self, make: Callable[..., Running]) -> Running:
+        return make(
             self._runner,
             self._doors.reporting,
             pool=self._pool,
@@ -139,10 +141,11 @@ class Worker:
         """Stop what runs and give it back; the worker ends when all of it is gone."""
         self._lease.draining.set()
         self._slots.stop_all(Why.RELEASED)
+        self._slots.leave_elsewhere()
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Wait until nothing is claimed any more and nothing runs; False when time is over."""
-        return self.ended.wait(timeout_s) and self._slots.wait_empty(timeout_s)
+        return self.ended.wait(timeout_s) and self._slots.wait_ended(timeout_s)
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Leave the pool and end all threads; what could not be reported is left to recovery."""
@@ -178,9 +181,11 @@ class Worker:
     def _obey_to_the_end(self) -> None:
         """Hear what is said of the last runs: they may still be cancelled, or taken away."""
         self._log.debug("claims-no-more", running=self._slots.held())
-        while self._slots.held() and not self._lease.lost.is_set() and not self._ending.is_set():
+        over = (self._lease.lost.is_set, self._ending.is_set, partial(self._slots.wait_ended, 0))
+        while not any(check() for check in over):
             self._slots.begin_wait()
             self._patiently(partial(self._listen, []), also_draining=True)
+            self._note_break()
             if self._lease.compare.is_set():
                 self._patiently(self._compare_claims, also_draining=True)
 
@@ -193,6 +198,7 @@ class Worker:
         more = True
         while not self._lease.draining.is_set() and not self._lease.lost.is_set():
             self._lease.touch()
+            self._note_break()
             if self._lease.compare.is_set():
                 self._patiently(self._compare_claims)
             if more and self._slots.free() > 0:
@@ -224,6 +230,7 @@ class Worker:
             taken = self._doors.claiming.recover_all(self._pool, me.displaced)
             self._log.info("recovered-predecessor", holder=me.displaced, requeued=taken.requeued)
         self._pulse.begin(me.lease_ms / 1000)
+        self._connects = self._doors.claiming.at(self._pool).connects
         self._log.info("registered", holder=me.holder, slots=self._slots.limit)
         return me
 
@@ -246,6 +253,7 @@ class Worker:
             return True
         if answer.word is Word.DRAINING:
             self._lease.draining.set()
+        self._note_handout("poll" if answer.word is Word.POLLED else "stream")
         taken = [active for claim in answer.claims if (active := self._slots.add(claim))]
         for claim in (active.claim for active in taken):
             self._log.info("claimed", queue=claim.queue, run=claim.run_id, delivery=claim.delivery)
@@ -276,7 +284,9 @@ class Worker:
         try:
             if not self._told:
                 came = self._doors.claiming.wait(
-                    self._pool, self._lease.me.holder, queues, timeout_s=BLOCK_S
+                    *(self._pool, self._lease.me.holder, queues),
+                    timeout_s=BLOCK_S,
+                    shared=self._running.inboxes,
                 )
         finally:
             self._slots.end_wait()
@@ -295,14 +305,24 @@ class Worker:
     def _obey(self) -> None:
         self._told = True  # until it is done, also when Redis is away in between
         self._lease.renew()
+        self._running.hear()
         self._told = False
 
     def _read_queues(self) -> None:
         version = self._lease.queues_version
         if self._served_version != version:
-            names = self._doors.inspector.queue_names(self._pool)
-            self._served = [name for name in names if not self._queues or name in self._queues]
+            offering = self._doors.inspector.offering(self._pool)
+            self._note_handout(offering.handout)
+            wanted = self._queues or offering.queues
+            self._served = [name for name in offering.queues if name in wanted]
             self._served_version = version
+
+    def _note_handout(self, handout: str) -> None:
+        """Say so once when there is nothing to claim any more, since others poll."""
+        polled = handout == "poll"
+        if polled and not self._polled:
+            self._log.warning("polled", reason="its pool is handed out by polling")
+        self._polled = polled
 
     def _patiently(self, step: Callable[[], T], *, also_draining: bool = False) -> T | None:
         """Repeat a step through outages; None when the worker gave up on it meanwhile."""
@@ -343,6 +363,13 @@ class Worker:
             self._lease.draining.set()
         self._lease.lost.set()
         self._doors.claiming.connection.reset()  # the claim loop must not sit out its block
+
+    def _note_break(self) -> None:
+        """Compare after a break: a server that lost writes may know as many claims, but others."""
+        connects = self._doors.claiming.at(self._pool).connects
+        if connects != self._connects:
+            self._connects = connects
+            self._lease.compare.set()
 
     def _compare_claims(self) -> None:
         """Release what only Redis thinks we have, stop what only we think we have."""

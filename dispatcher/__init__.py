@@ -19,6 +19,7 @@ from dispatcher.errors import (
     Refused,
 )
 from dispatcher.guardian import Guardian
+from dispatcher.hand_overs import shared_holder
 from dispatcher.inspector import Inspector
 from dispatcher.job_configuration import (
     HandlerJob,
@@ -39,8 +40,10 @@ from dispatcher.records import (
     Registered,
     Registration,
     Release,
+    Renewed,
     Report,
     Start,
+    Taken,
     Word,
 )
 from dispatcher.settings import Settings, read_settings
@@ -50,6 +53,8 @@ from dispatcher.stored import (
     Pool,
     Queue,
     RunRecord,
+    ScheduledPage,
+    ScheduledRun,
 )
 
 __version__ = "0.1.0"
@@ -107,6 +112,11 @@ __all__ = [
     "Queue",
     "Registration",
     "Registered",
+    "Renewed",
+    "Taken",
+    "ScheduledPage",
+    "ScheduledRun",
     "Word",
+    "shared_holder",
     "__version__",
 ]

@@ -22,7 +22,7 @@ from dispatcher.keys import DATA_VERSION, check_name, decode, encode, pools_key
 from dispatcher.records import Word
 from dispatcher.scripts import Value
 from dispatcher.steps import Steps, check_target, flat, optional, word_of
-from dispatcher.stored import Pool, Queue
+from dispatcher.stored import HANDOUTS, Pool, Queue
 
 WITHDRAW_ENTRIES = 100
 WITHDRAW_BYTES = 4_194_304
@@ -46,10 +46,11 @@ class Controls(Steps):
     def create_pool(self, pool: Pool, *, default_queue_id: str) -> bool:
         """Create a pool with its `default` queue; False when this very pool was there already.
 
-        Raises InvalidName, InvalidSettings for its template, and AlreadyExists when another pool
-        has the name.
+        Raises InvalidName, InvalidSettings for its template, InvalidInput for its hand-out, and
+        AlreadyExists when another pool has the name.
         """
         check_name("pool", pool.name)
+        _check_handout(pool.handout)
         check_template(pool.base_job_template, pool.type)
         existed = self.at(pool.name).read(lambda c: c.exists(self.keys(pool.name)["pool"]))
         fields: list[object] = ["type", pool.type, "lease_ms", pool.lease_ms]
@@ -58,7 +59,7 @@ class Controls(Steps):
         if pool.limit is not None:
             fields += ["limit", pool.limit]
         fields += _changed(pool, "late_after_ms", "idempotency_ttl_ms", "dead_retention_ms")
-        fields += _changed(pool, "base_job_template")
+        fields += _changed(pool, "base_job_template", "handout")
         word = self._step(
             "create_pool",
             pool.name,
@@ -103,8 +104,9 @@ class Controls(Steps):
     def set_pool(self, pool: str, fields: Fields, *, by: str = "") -> None:
         """Change settings of a pool, named as they are stored; None takes one away.
 
-        Raises InvalidSettings for a template that cannot be used.
+        Raises InvalidSettings for a template that cannot be used, InvalidInput for a hand-out.
         """
+        _check_handout(fields.get("handout"))
         check_template(str(fields.get("base_job_template") or ""))
         check_target(self._step("set_pool", pool, fields=_flat(fields), by=by), pool)
 
@@ -293,6 +295,11 @@ def _changed(record: Pool | Queue, *names: str) -> list[object]:
 
 def _flat(fields: Fields) -> str:
     return flat([item for name, value in fields.items() for item in (name, optional(value))])
+
+
+def _check_handout(handout: object) -> None:
+    if handout not in (None, *HANDOUTS):
+        raise InvalidInput(f"hand-out {handout!r} is neither {' nor '.join(HANDOUTS)}")
 
 
 def _check_priority(priority: int | None) -> None:

@@ -25,7 +25,7 @@ RUN_FIELDS = (
     *("queue", "name", "place", "state_type", "state_name", "message", "due_ms", "submitted_ms"),
     *("run_count", "delivery", "losses", "holder", "token", "dispatched_ms", "claimed_ms"),
     *("started_ms", "ended_ms", "deployment", "unstarted", "first_started_ms", "ran_ms"),
-    *("retries", "outcome", "member"),
+    *("retries", "outcome", "member", "handed_ms", "executor", "renewed_ms"),
 )
 DELIVERY_FIELDS = ("holder", "claimed_ms", "started_ms", "ended_ms", "outcome")
 
@@ -36,6 +36,7 @@ def pool_record(name: str, fields: Mapping[str, str], claimed: int, now_ms: int)
         name=name,
         id=fields["id"],
         type=fields.get("type", "process"),
+        handout=fields.get("handout", "stream"),
         command=fields.get("command", ""),
         base_job_template=fields.get("base_job_template", ""),
         job_version=int(fields.get("job_version", 0)),
@@ -57,13 +58,16 @@ def pool_record(name: str, fields: Mapping[str, str], claimed: int, now_ms: int)
 def queue_record(
     pool: str, encoded: str, score: float, counts: Sequence[Any], now_ms: int
 ) -> Queue:
-    """Return a queue from its hash, ZCARD of its schedule, ZCARDs of waiting sets, XLEN, groups."""
-    raw, scheduled, waiting, length, groups = counts
+    """Return a queue from its hash, and from its counts.
+
+    ZCARD of its schedule, ZCARDs of its waiting sets, XLEN and groups of its stream, its slots.
+    """
+    raw, scheduled, waiting, length, groups, claimed = counts
     fields = texts(raw)
     # An error stands in for the groups while nothing was ever dispatched: no stream yet.
     rows = [] if isinstance(groups, Exception) else groups
     pairs = [dict(zip(row[::2], row[1::2], strict=True)) for row in rows]
-    claimed = sum(int(p[b"pending"]) for p in pairs if p[b"name"] == GROUP.encode())
+    pending = sum(int(p[b"pending"]) for p in pairs if p[b"name"] == GROUP.encode())
     return Queue(
         name=decode(encoded),
         pool=pool,
@@ -80,8 +84,8 @@ def queue_record(
         created_ms=int(fields["created_ms"]),
         scheduled=int(scheduled),
         waiting=waiting,
-        unclaimed=int(length) - claimed,
-        claimed=claimed,
+        unclaimed=int(length) - pending,
+        claimed=int(claimed),
         skipped=int(fields.get("skipped", 0)),
         paused=pause_record(fields, "paused", now_ms),
         intake_paused=pause_record(fields, "intake_paused", now_ms),
@@ -200,6 +204,9 @@ def run_record(
         retries=int(fields.get("retries", 0)),
         outcome=fields.get("outcome", ""),
         member=fields.get("member", ""),
+        handed_ms=moment(fields, "handed_ms"),
+        executor=fields.get("executor", ""),
+        renewed_ms=moment(fields, "renewed_ms"),
     )
 
 

@@ -71,6 +71,7 @@ class QueueNotFound(NotFound):
             f"queue {queue!r} does not exist in pool {pool!r}; "
             "create it with `dispatcher queue create`"
         )
+        self.queue = queue
 
 
 class AlreadyExists(Refused):

@@ -8,7 +8,8 @@ from dispatcher.decoding import state_name_at
 from dispatcher.inspector import Inspector
 from dispatcher.keys import PoolKeys
 from dispatcher.phrases import Say
-from dispatcher.probing import Probe
+from dispatcher.polled import Polled
+from dispatcher.probing import InRq, Probe
 from dispatcher.reasons import (
     Behind,
     Cancelling,
@@ -31,6 +32,7 @@ from dispatcher.reasons import (
     Waiting,
     WorkersFull,
 )
+from dispatcher.reasons_rq import HandedOver
 from dispatcher.stored import Holder, Place, Pool, RunRecord
 
 PATIENCE_MS = 1_000  # a dispatcher moves what is due at once; after this long there is none
@@ -124,6 +126,8 @@ class _Case:
             return Retrying(run.run_count, run.retries, run.due_ms, run.message, holding)
         if run.state_type == "RUNNING" and run.started_ms is not None:
             return Running(run.started_ms, run.run_count, run.delivery, holding)
+        if isinstance(holding, InRq):
+            return HandedOver(run.handed_ms or self._now_ms, run.delivery, holding)
         return Claimed(run.claimed_ms or self._now_ms, run.delivery, holding)
 
     def _before_claim(self) -> list[Reason]:
@@ -139,12 +143,23 @@ class _Case:
             found.append(self._waiting())
         if pauses or not is_due:
             return found
+        if self.around.pool.handout == "poll":
+            return found if run.place is Place.WAITING else found + self._untaken()
         if run.place is Place.STREAM:
             return found + self._in_stream()
         if self._is_stream_full():
             obstacles, _ = self._obstacles()
             return [*found, self._stream_full(), *obstacles]
         return found if run.place is Place.WAITING else [*found, self._due()]
+
+    def _untaken(self) -> list[Reason]:
+        """Return why nobody has taken it, of a pool that is handed out by polling."""
+        found, run = self._limits(), self._run
+        if run.deployment and run.place is Place.SCHEDULED:
+            limit = self._probe.deployment_limit()
+            if limit is not None and self._probe.deployment_slots().held >= limit:
+                found.append(self._waiting())
+        return found or [Polled(run.due_ms, self._probe.scheduled_before())]
 
     def _pauses(self) -> list[Reason]:
         """Return the pauses that hold when the run is due, or now."""
@@ -198,14 +213,18 @@ class _Case:
         free = [each for each in serving if each.held < each.slots]
         return found or [Unclaimed(since_ms, len(free))]
 
-    def _obstacles(self) -> tuple[list[Reason], list[Holder]]:
-        """Return what keeps workers from claiming from the queue, and those that serve it."""
+    def _limits(self) -> list[Reason]:
+        """Return the limits of pool and queue that let nothing more be handed out."""
         pool, queue, found = self.around.pool, self.around.queue, list[Reason]()
         if pool.limit is not None and pool.claimed >= pool.limit:
             found.append(PoolFull(pool.limit, self._probe.pool_slots()))
         if queue.limit is not None and (slots := self._probe.queue_slots()).held >= queue.limit:
             found.append(QueueFull(queue.limit, slots))
-        workers = self._probe.workers()
+        return found
+
+    def _obstacles(self) -> tuple[list[Reason], list[Holder]]:
+        """Return what keeps workers from claiming from the queue, and those that serve it."""
+        found, queue, workers = self._limits(), self.around.queue, self._probe.workers()
         willing = [each for each in workers if _serves(each, queue.name)]
         serving = [each for each in willing if not each.draining]
         if not serving:

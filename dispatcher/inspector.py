@@ -20,20 +20,22 @@ from dispatcher.decoding import (
     texts,
 )
 from dispatcher.errors import NotFound, PoolNotFound, QueueNotFound
-from dispatcher.events import Events
 from dispatcher.keys import (
+    PoolKeys,
     changes_pattern,
     decode,
     encode,
     pool_of_channel,
     pools_key,
 )
+from dispatcher.pages import Pages
 from dispatcher.records import Hint
 from dispatcher.stored import (
     Delivery,
     Deployment,
     Holder,
     Leases,
+    Offering,
     Place,
     Pool,
     Queue,
@@ -44,7 +46,7 @@ _PAGE = 500
 _DELIVERIES_KEPT = 20
 
 
-class Inspector(Events):
+class Inspector(Pages):
     """Reads what is stored on one server or cluster under one key prefix."""
 
     def server_time_ms(self, pool: str | None = None) -> int:
@@ -76,6 +78,23 @@ class Inspector(Events):
         if not raw:
             raise PoolNotFound(name)
         return pool_record(name, texts(raw), claimed, _ms(time))
+
+    def offering(self, pool: str) -> Offering:
+        """Return what there is to claim, in one round trip; raises NotFound for the pool."""
+        keys = self._keys(pool)
+
+        def read(client: Any) -> list[Any]:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.hmget(keys["pool"], "id", "handout")
+            pipeline.zrange(keys["queues"], 0, -1)
+            pipeline.zrange(keys["ready"], 0, -1)
+            return list(pipeline.execute())
+
+        (id_, handout), *lists = self.connection.at(keys["pool"]).read(read)
+        if id_ is None:
+            raise PoolNotFound(pool)
+        queues, ready = (tuple(decode(name.decode()) for name in names) for names in lists)
+        return Offering((handout or b"stream").decode(), queues, ready)
 
     def job_version(self, pool: str) -> int:
         """Return the version of a pool's command and template; 0 when there is no pool."""
@@ -122,6 +141,7 @@ class Inspector(Events):
                 pipeline.zcard(keys["scheduled"] + name)
                 pipeline.xlen(keys["stream"] + name)
                 pipeline.execute_command("XINFO", "GROUPS", keys["stream"] + name)
+                pipeline.zcard(keys["queue_slots"] + name)
             return answered(pipeline.execute(raise_on_error=False))
 
         time, *rest = server.read(read)
@@ -130,7 +150,8 @@ class Inspector(Events):
         for encoded, score in rows:
             name = encoded.decode()
             raw, scheduled = next(answers), next(answers)
-            counts = (raw, scheduled, waiting.get(name, 0), next(answers), next(answers))
+            stream = (next(answers), next(answers))
+            counts = (raw, scheduled, waiting.get(name, 0), *stream, next(answers))
             if raw:  # else it was deleted meanwhile
                 found.append(queue_record(pool, name, score, counts, _ms(time)))
         return found
@@ -261,9 +282,8 @@ class Inspector(Events):
                 if queue in encoded:
                     waiting = f"{keys['waiting']}{deployment}:{queue}"
                     yield from (member[16:] for member in self._members(waiting))
-        if wanted & {Place.STREAM, Place.CLAIMED}:
-            for queue in encoded:
-                yield from self._in_stream(keys["stream"] + queue)
+        for queue in encoded if wanted & {Place.STREAM, Place.CLAIMED} else ():
+            yield from self._handed_out(keys, queue)
         if Place.DEAD in wanted:
             yield from self._members(keys["dead"], newest_first=True)
         if Place.ENDED in wanted:
@@ -284,6 +304,16 @@ class Inspector(Events):
 
         counts = server.read(read) if pairs else []
         return [(d, q, count) for (d, q), count in zip(pairs, counts, strict=True)]
+
+    def _handed_out(self, keys: PoolKeys, queue: str) -> Iterator[str]:
+        """Yield what is in a stream, claimed or not, and then what was taken without an entry."""
+        seen = set[str]()
+        for run_id in self._in_stream(keys["stream"] + queue):
+            seen.add(run_id)
+            yield run_id
+        for run_id in self._members(keys["queue_slots"] + queue):
+            if run_id not in seen:
+                yield run_id
 
     def _in_stream(self, key: str) -> Iterator[str]:
         first = "-"

@@ -113,13 +113,13 @@ def check_template(text: str, pool_type: str = "") -> None:
 def check_job(job_variables: Mapping[str, Any] | None, pool: Pool) -> None:
     """Raise InvalidRun, with the field path, for job variables that the pool makes no job of.
 
-    What a process needs, such as a command, is asked of the runs of process pools alone.
+    What a process needs, such as a command, is asked of the runs of process pools, and of those of
+    RQ pools that name no handler.
     """
     job = configure(job_variables, pool.base_job_template)
-    if pool.type == "process":
+    handler = _handler_job(job, None).handler if pool.type in ("handler", "rq") else ""
+    if pool.type == "process" or (pool.type == "rq" and not handler):
         _process_job(job, pool.command, None)
-    elif pool.type == "handler":
-        _handler_job(job, None)
 
 
 def _process_job(

@@ -33,8 +33,8 @@ TABLE = (
         "pool",
         "{p}:pool",
         "hash",
-        "data version, id, type, command, base job template and their version, limit, pauses, "
-        "lease and retention settings, submission counter",
+        "data version, id, type, hand-out, command, base job template and their version, limit, "
+        "pauses, lease and retention settings, submission counter",
         "with the pool",
     ),
     Key("queues", "{p}:queues", "zset", "queue name, score = priority (1 first)", "with the pool"),
@@ -138,7 +138,8 @@ TABLE = (
         "deployment_slots",
         "{p}:slots:deployment:<d>",
         "zset",
-        "runs of a deployment from dispatch to the end of their claim, score = since when in ms",
+        "runs of a deployment from dispatch, or from being taken, to the end of their claim, "
+        "score = since when in ms",
         "when the claim ends",
     ),
     Key(
@@ -157,7 +158,13 @@ TABLE = (
     ),
     Key("claims", "{p}:claims:<h>", "set", "ids of the runs the holder has claimed", "with them"),
     Key("orders", "{p}:orders:<h>", "set", "ids of runs to cancel", "when those runs end"),
-    Key("inbox", "{p}:inbox:<h>", "list", 'at most one element: "renew now"', "popped"),
+    Key(
+        "inbox",
+        "{p}:inbox:<h>",
+        "list",
+        'at most one element: "renew now"; `<h>.<id>` is for what works on a run in RQ',
+        "popped; with a run in RQ after a minute, too",
+    ),
     Key("workers", "{p}:workers", "hash", "worker name, its present holder", "with the holder"),
     Key(
         "dead",

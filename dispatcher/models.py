@@ -39,9 +39,14 @@ def _refuse_containers(value: object) -> object:
     raise ValueError("must be a string, a number or a boolean")
 
 
+def _read_whole(value: object) -> object:
+    # 3.0 is a whole number in JSON, and some languages write every number so.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 Time = Annotated[AwareDatetime, BeforeValidator(_refuse_numbers)]
 _MOST = 2**31 - 1  # Prefect's columns hold no more, and Lua counts exactly only up to 2**53
-Count = Annotated[StrictInt, Field(ge=0, le=_MOST)]
+Count = Annotated[StrictInt, Field(ge=0, le=_MOST), BeforeValidator(_read_whole)]
 Seconds = StrictFloat
 Label = Annotated[
     StrictBool | StrictInt | StrictFloat | StrictStr, BeforeValidator(_refuse_containers)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from shlex import quote
 
-from dispatcher.probing import Holding, QueueCount, Slots
+from dispatcher.probing import Holding, InRq, QueueCount, Slots
 
 MOST_NAMED = 5  # queues that a sentence lists
 
@@ -92,6 +92,9 @@ def ahead(same: int, others: tuple[QueueCount, ...] = (), *, is_least: bool = Fa
 
 def held_by(holding: Holding) -> str:
     """Return who has a claim."""
+    if isinstance(holding, InRq):
+        queue = f"RQ queue {holding.rq_queue}"
+        return f"RQ worker {holding.rq_worker} ({queue})" if holding.rq_worker else queue
     if not holding.worker:
         return f"worker {holding.holder}"
     where = f" ({holding.host}, pid {holding.pid})" if holding.host else ""

@@ -1,7 +1,7 @@
 """Bounded reads around one run, for `explaining`: counts and first pages, never whole lists."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dispatcher.connection import Connection
@@ -16,6 +16,7 @@ from dispatcher.decoding import (
     texts,
 )
 from dispatcher.errors import PoolNotFound, QueueNotFound
+from dispatcher.hand_overs import rq_queue_of
 from dispatcher.keys import GROUP, PoolKeys, decode, encode
 from dispatcher.stored import Holder, Place, Pool, Queue, RunRecord
 
@@ -68,6 +69,14 @@ class Holding:
 
 
 @dataclass(frozen=True, slots=True)
+class InRq(Holding):
+    """A claim that was handed over to an RQ queue; no `rq_worker` while it waits for one."""
+
+    rq_queue: str = ""
+    rq_worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Around:
     """A run's pool and queue as they are.
 
@@ -106,15 +115,16 @@ class Probe:
             pipeline.zcard(keys["scheduled"] + queue)
             pipeline.xlen(keys["stream"] + queue)
             pipeline.execute_command("XINFO", "GROUPS", keys["stream"] + queue)
+            pipeline.zcard(keys["queue_slots"] + queue)
 
         answers = self._many(ask)
-        raw_pool, claimed, raw, priority, scheduled, length, groups = answers
+        raw_pool, claimed, raw, priority, scheduled, length, groups, held = answers
         if not raw_pool:
             raise PoolNotFound(self._run.pool)
         pool = pool_record(self._run.pool, texts(raw_pool), claimed, self._now_ms)
         if priority is None or not raw:
             raise QueueNotFound(self._run.pool, self._run.queue)
-        counts = (raw, scheduled, 0, length, groups)
+        counts = (raw, scheduled, 0, length, groups, held)
         fields = texts(raw)
         most_bytes = moment(fields, "max_unclaimed_bytes")
         return Around(
@@ -222,7 +232,10 @@ class Probe:
         return _by_priority(found)
 
     def workers(self) -> list[Holder]:
-        """Return the pool's workers whose lease holds, draining ones too."""
+        """Return the pool's workers whose lease holds, draining ones too.
+
+        An RQ consumer holds what is in RQ.
+        """
         rows = self._server.read(
             lambda c: c.zrangebyscore(
                 *(self._keys["holders"], f"({self._now_ms}", "+inf", 0, MOST_WORKERS),
@@ -242,7 +255,12 @@ class Probe:
             if "worker" in fields:
                 name, pool = holder.decode(), self._run.pool
                 found.append(holder_record(name, pool, fields, held=held, lease_end_ms=int(end_ms)))
-        return found
+        in_rq = sum(each.held for each in found if rq_queue_of(each.id))
+        return [
+            replace(each, held=each.held + in_rq) if each.type == "rq" else each
+            for each in found
+            if not rq_queue_of(each.id)
+        ]
 
     def holding(self) -> Holding:
         """Return who has the run's claim."""
@@ -253,10 +271,11 @@ class Probe:
             pipeline.zscore(self._keys["holders"], holder)
 
         (worker, host, pid), lease_end_ms = self._many(ask)
-        if worker is None:
-            return Holding(holder)
-        end_ms = int(lease_end_ms) if lease_end_ms else None
-        return Holding(holder, decode(worker.decode()), _text(host), int(pid or 0), end_ms)
+        end_ms = int(lease_end_ms) if lease_end_ms and worker else None
+        known = (holder, decode(_text(worker)), _text(host), int(pid or 0), end_ms)
+        if self._run.handed_ms is None:
+            return Holding(*known)
+        return InRq(*known, rq_queue_of(holder), self._run.executor.rpartition(".")[0])
 
     def is_ordered(self) -> bool:
         """Say whether an order to cancel the run lies with its holder."""

@@ -39,6 +39,15 @@ class Word(StrEnum):
     DRAINING = "draining"
     DRAINED = "drained"
     STALE = "stale"
+    POLLED = "polled"
+    TAKEN = "taken"
+    STREAMED = "streamed"
+    NOT_DUE = "not_due"
+    FULL = "full"
+    WAITING = "waiting"
+    SKIPPED = "skipped"
+    HANDED_OVER = "handed_over"
+    DEAD = "dead"
     LOST = "lost"
     STARTED = "started"
     FINISHED = "finished"
@@ -192,6 +201,23 @@ class ClaimAnswer:
     word: Word
     claims: list[Claim] = field(default_factory=list)
     more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What came of taking a run by its id: `claim`, its holder and lease when it is TAKEN.
+
+    Its `run_count` counts this start. Else `detail` says more: the holder (CLAIMED), the state
+    (ENDED), the due time in ms (NOT_DUE), "pool" or "queue" (PAUSED, FULL), the deployment
+    (WAITING), the reason (SKIPPED: it is CANCELLED now); nothing for STREAMED and LOST.
+    """
+
+    word: Word
+    detail: str = ""
+    holder: str = ""
+    claim: Claim | None = None
+    lease_ms: int = 0
+    renew_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Protocol
 from dispatcher.connection import Connection
 from dispatcher.dispatching import Dispatcher
 from dispatcher.errors import DispatcherError, RedisRefused, RedisUnavailable
+from dispatcher.heartbeats import Heartbeats
 from dispatcher.inspector import Inspector
 from dispatcher.logs import logger
 from dispatcher.records import Hint
@@ -37,11 +38,38 @@ class Runnable(Protocol):
         """Raise what ended it for good; called every half second."""
 
 
+class Together:
+    """Several parts as one: started in order, stopped in reverse."""
+
+    def __init__(self, *parts: Runnable) -> None:
+        self._parts = parts
+
+    def start(self) -> None:
+        """Start each part."""
+        for part in self._parts:
+            part.start()
+
+    def stop(self) -> None:
+        """Stop each part, the last one first."""
+        for part in reversed(self._parts):
+            part.stop()
+
+    def check(self) -> None:
+        """Raise what ended a part for good."""
+        for part in self._parts:
+            part.check()
+
+
 class Service:
-    """A dispatcher with its recovery and upkeep, on connections of their own; `stop()` ends it."""
+    """A dispatcher with its recovery and upkeep, on connections of their own; `stop()` ends it.
+
+    `heartbeats` are those of the loops that runs wait for: `dispatch` and `recovery`.
+    """
 
     def __init__(self, url: str, settings: Settings, *, pools: Sequence[str] = ()) -> None:
         self._log = logger()
+        self._sweep_s = settings.sweep_s
+        self.heartbeats = Heartbeats("dispatch", "recovery")
         self._stop = threading.Event()
         self._wakeup = threading.Event()
         self._new_pool = threading.Event()
@@ -112,14 +140,19 @@ class Service:
                     self._dispatcher.hear(hint)
                 else:  # the subscription is confirmed: from here on nothing is missed
                     self._dispatcher.resync()
-            self._wakeup.wait(self._dispatcher.run_once(self._wakeup.is_set))
+            idle_s = self._dispatcher.run_once(self._wakeup.is_set)
+            # With much to do, the next turn itself goes on until a sweep is due.
+            self.heartbeats.beat("dispatch", next_in_s=idle_s + self._sweep_s)
+            self._wakeup.wait(idle_s)
 
         self._until_stopped(dispatch, after_outage=lambda: self._hints.put(None))
 
     def _recover(self) -> None:
         def recover() -> None:
             self._new_pool.clear()
-            self._new_pool.wait(self._recovery.run_once())
+            idle_s = self._recovery.run_once()
+            self.heartbeats.beat("recovery", next_in_s=idle_s)
+            self._new_pool.wait(idle_s)
 
         self._until_stopped(recover)
 

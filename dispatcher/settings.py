@@ -15,6 +15,7 @@ PREFIX = "DISPATCHER_"
 # Names that share our prefix and are not settings: what a worker tells its children, and the
 # switches of the tests.
 _NOT_SETTINGS = ("DISPATCHER_RUN_", "DISPATCHER_TEST_", "DISPATCHER_DEV_DIR")
+_SECRETS = ("api_auth_string", "api_token")
 
 
 class Settings(BaseModel):
@@ -49,6 +50,31 @@ class Settings(BaseModel):
         ge=0.1,
         description="How long a dispatcher rests between two passes that compare and repair what "
         "must agree.",
+    )
+    http: str | None = Field(
+        default=None,
+        description="Where HTTP is served: HOST:PORT, port 0 for any, or `off`. `dispatcher run` "
+        "serves none without it, `dispatcher dev` a port of this machine.",
+    )
+    http_without_auth: bool = Field(
+        default=False,
+        description="Serve HTTP without a login to whoever reaches the address. Without it and "
+        "without a login, HTTP is served to this machine alone.",
+    )
+    http_max_body_bytes: int = Field(
+        default=16_777_216, ge=4_096, description="Largest body of an HTTP request."
+    )
+    api_auth_string: str | None = Field(
+        default=None, description="USER:PASSWORD that HTTP asks for (Basic)."
+    )
+    api_auth_string_file: str | None = Field(
+        default=None, description="A file that holds USER:PASSWORD."
+    )
+    api_token: str | None = Field(
+        default=None, description="The bearer token that HTTP asks for, or takes beside a login."
+    )
+    api_token_file: str | None = Field(
+        default=None, description="A file that holds the bearer token."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least important log line that is written."
@@ -116,7 +142,7 @@ def masked(name: str, value: Any) -> str:
         place, query, _ = place.partition("?")
         secret = "***" if query else ""
         return f"{scheme}{mark}{user}{':***' if user != login else ''}{at}{place}{query}{secret}"
-    return text
+    return "***" if name in _SECRETS and text else text
 
 
 def read_secret(path: str, name: str) -> str:
@@ -146,6 +172,6 @@ def markdown_table() -> str:
     """Return the settings as the Markdown table of docs/operations.md."""
     rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
-        default = "" if field.default is None else f"`{field.default}`"
+        default = "" if field.default is None else f"`{str(field.default).lower()}`"
         rows.append(f"| `{variable(name)}` | {default} | {field.description} |")
     return "\n".join(rows)

@@ -10,10 +10,16 @@ from typing import Any
 
 from dispatcher.connection import Call
 from dispatcher.controls import Controls
-from dispatcher.errors import DispatcherError, PoolChanged, RedisUnavailable, Refused
+from dispatcher.errors import (
+    DispatcherError,
+    InvalidName,
+    PoolChanged,
+    RedisUnavailable,
+    Refused,
+)
+from dispatcher.hand_overs import SHARED, HandOvers
 from dispatcher.keys import DATA_VERSION, check_name, decode, encode
 from dispatcher.records import (
-    Claim,
     ClaimAnswer,
     Dispatched,
     Finish,
@@ -33,7 +39,7 @@ from dispatcher.records import (
 from dispatcher.repairs import Repairs
 from dispatcher.scripts import load, names
 from dispatcher.steps import check_target, optional, word_of
-from dispatcher.stored import CANCEL_GRACE_MS
+from dispatcher.taking import Taking, claim_record, moment
 
 DISPATCH_RUNS = 100
 DISPATCH_BYTES = 4_194_304
@@ -42,7 +48,7 @@ RECOVER_RUNS = 100
 WATCH_RUNS = 100
 
 
-class Store(Controls, Repairs):
+class Store(Controls, Repairs, HandOvers, Taking):
     """The atomic steps on one server under one key prefix; those of operators are in `Controls`."""
 
     def submit(self, pool: str, submission: Submission) -> Receipt:
@@ -96,7 +102,7 @@ class Store(Controls, Repairs):
         word, now_us, *rest = self._step("dispatch", pool, tail, **args)
         check_target(word, pool, detail=now_us)
         late_at_ms, *rows = rest
-        answer = Dispatched(now_us=int(now_us), late_at_ms=_moment(late_at_ms))
+        answer = Dispatched(now_us=int(now_us), late_at_ms=moment(late_at_ms))
         for row in rows:
             _note_queue(answer, row)
         return answer
@@ -109,7 +115,7 @@ class Store(Controls, Repairs):
             late=[(run.decode(), decode(queue.decode())) for run, queue in _pairs(late)],
             unserved=[decode(queue.decode()) for queue in unserved],
             more=bool(more),
-            late_at_ms=_moment(late_at_ms),
+            late_at_ms=moment(late_at_ms),
         )
 
     def register(self, pool: str, registration: Registration) -> Registered:
@@ -117,6 +123,10 @@ class Store(Controls, Repairs):
 
         Raises InvalidName, NotFound for the pool, Refused when this incarnation was recovered.
         """
+        if registration.worker.startswith(SHARED):
+            raise InvalidName(
+                "worker", registration.worker, f"begins with {SHARED}, as RQ queues do"
+            )
         worker = encode(check_name("worker", registration.worker))
         holder = f"{worker}.{registration.incarnation}"
         word, lease_ms, renew_ms, displaced = self._step(
@@ -143,7 +153,7 @@ class Store(Controls, Repairs):
         word, more, *rows = self._step(
             "claim", pool, holder=holder, number=number, slots=slots, max_bytes=max_bytes
         )
-        claims = [_claim(pool, row) for row in rows]
+        claims = [claim_record(pool, row) for row in rows]
         return ClaimAnswer(word_of(word), claims, bool(more))
 
     def report(self, pool: str, report: Report) -> Word:
@@ -171,9 +181,12 @@ class Store(Controls, Repairs):
         runs = tuple(run.decode() for run in orders)
         return Renewed(word_of(word), lease_ms, renew_ms, version, bool(draining), runs)
 
-    def drain(self, pool: str, holder: str, *, reason: str) -> Word:
-        """Tell a holder to claim nothing more: DRAINING, DRAINED when it holds nothing, LOST."""
-        return word_of(self._step("drain", pool, holder=holder, reason=reason))
+    def drain(self, pool: str, holder: str, *, reason: str, by: str = "") -> Word:
+        """Tell a holder to claim nothing more: DRAINING, DRAINED when it holds nothing, LOST.
+
+        `by` is the operator who wants it.
+        """
+        return word_of(self._step("drain", pool, holder=holder, reason=reason, by=by))
 
     def recover(self, pool: str, holder: str, *, limit: int = RECOVER_RUNS) -> Recovered:
         """Take back some of what a dead holder had; MORE asks for another call."""
@@ -194,20 +207,27 @@ class Store(Controls, Repairs):
                 return replace(total, word=step.word)
 
     def wait(
-        self, pool: str, holder: str, queues: Sequence[str], *, timeout_s: float
+        self,
+        pool: str,
+        holder: str,
+        queues: Sequence[str],
+        *,
+        timeout_s: float,
+        shared: Sequence[str] = (),
     ) -> str | None:
         """Block until the holder's inbox or a queue's wake list says "look".
 
-        Return the queue's name, "" for the inbox, None when nothing came. The store's connection
-        must have a longer read timeout.
+        Return the queue's name, "" for the inbox, also for that of a `shared` holder, None when
+        nothing came. The store's connection must have a longer read timeout.
         """
         keys = self.keys(pool)
-        lists = [keys["inbox"] + holder, *(keys["wake"] + encode(queue) for queue in queues)]
+        inboxes = [keys["inbox"] + each for each in (holder, *shared)]
+        lists = [*inboxes, *(keys["wake"] + encode(queue) for queue in queues)]
         popped = self.at(pool).read(lambda c: c.blpop(lists, timeout=timeout_s))
         if popped is None:
             return None
         name = popped[0].decode()
-        return "" if name == lists[0] else decode(name.removeprefix(keys["wake"]))
+        return "" if name in inboxes else decode(name.removeprefix(keys["wake"]))
 
     def look(self, pool: str, holder: str) -> bool:
         """Take what is in the holder's inbox without waiting; return whether it says "look"."""
@@ -294,35 +314,11 @@ def _note_queue(answer: Dispatched, row: Any) -> None:
     answer.moved.extend(Moved(i.decode(), queue, int(float(due))) for i, due in _pairs(moved))
     answer.waiting.extend((i.decode(), queue) for i in waiting)
     answer.skipped.extend(Skipped(i.decode(), queue, why.decode()) for i, why in _pairs(skipped))
-    answer.next_due_ms[queue] = _moment(next_due_ms)
+    answer.next_due_ms[queue] = moment(next_due_ms)
     if more:
         answer.more.append(queue)
     if withdraw:
         answer.withdraw.append(queue)
-
-
-def _claim(pool: str, row: Any) -> Claim:
-    run_id, queue, token, payload, due_ms, run_count, delivery, name, timeout_ms, *rest = row
-    grace_ms, retry_delay_ms, job_version = map(_moment, rest)
-    return Claim(
-        run_id=run_id.decode(),
-        pool=pool,
-        queue=decode(queue.decode()),
-        token=token.decode(),
-        payload=payload,
-        due_ms=int(float(due_ms)),
-        run_count=int(run_count),
-        delivery=int(delivery),
-        name=name.decode(),
-        timeout_ms=_moment(timeout_ms),
-        cancel_grace_ms=CANCEL_GRACE_MS if grace_ms is None else grace_ms,
-        retry_delay_ms=retry_delay_ms or 0,
-        job_version=job_version or 0,
-    )
-
-
-def _moment(raw: bytes) -> int | None:
-    return int(float(raw)) if raw else None
 
 
 def _pairs(items: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:

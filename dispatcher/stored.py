@@ -8,6 +8,7 @@ LATE_AFTER_MS = 15_000
 CANCEL_GRACE_MS = 30_000
 IDEMPOTENCY_TTL_MS = 30 * 86_400_000
 DEAD_RETENTION_MS = 7 * 86_400_000
+HANDOUTS = ("stream", "poll")
 
 
 class Place(StrEnum):
@@ -36,11 +37,13 @@ class Pool:
     """A pool as stored; times in ms, `command` for runs of a process pool that bring none.
 
     `base_job_template` is JSON, empty for none; `job_version` changes whenever one of them is set.
+    `handout` is "stream": its runs are claimed, or "poll": they are listed, and taken by their id.
     """
 
     name: str
     id: str
     type: str
+    handout: str = "stream"
     command: str = ""
     base_job_template: str = ""
     job_version: int = 0
@@ -56,6 +59,18 @@ class Pool:
     claimed: int = 0
     paused: Pause | None = None
     intake_paused: Pause | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Offering:
+    """What a claim asks of a pool: its hand-out, its queues, and those with something to claim.
+
+    Both are by priority; `ready` holds while the pool is neither paused nor full.
+    """
+
+    handout: str
+    queues: tuple[str, ...]
+    ready: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +162,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """A run as stored: its state in Prefect's words, its times, and every delivery."""
+    """A run as stored: its state in Prefect's words, its times, and every delivery.
+
+    A claim that was handed over has `handed_ms`, then an `executor` and when that renewed it last.
+    """
 
     id: str
     pool: str
@@ -176,3 +194,25 @@ class RunRecord:
     retries: int = 0
     outcome: str = ""
     member: str = ""
+    handed_ms: int | None = None
+    executor: str = ""
+    renewed_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledRun:
+    """A run as it is listed for those that poll; `payload` is what was accepted."""
+
+    run: RunRecord
+    payload: bytes
+    queue_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledPage:
+    """What a poll of a pool lists at the moment `now_ms`; `late_after_ms` is the pool's."""
+
+    pool_id: str
+    now_ms: int
+    late_after_ms: int
+    runs: tuple[ScheduledRun, ...] = ()

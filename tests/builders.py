@@ -17,6 +17,7 @@ from dispatcher.records import (
     Release,
     Start,
     Submission,
+    Taken,
     Watched,
     Word,
 )
@@ -126,6 +127,16 @@ class Fleet:
     def claim_one(self, holder: str) -> Claim:
         """Claim exactly one run."""
         (claim,) = self.claim(holder, 1)
+        return claim
+
+    def take(self, run_id: str, incarnation: str = "1") -> Taken:
+        """Take a run by its id; its holder is w~<incarnation>.<incarnation>."""
+        return self.store.take(self.pool, run_id, worker="w", incarnation=incarnation)
+
+    def take_one(self, run_id: str, incarnation: str = "1") -> Claim:
+        """Take a run that can be taken; return the claim, which counts its start."""
+        claim = self.take(run_id, incarnation).claim
+        assert claim is not None
         return claim
 
     def start(self, claim: Claim) -> Word:

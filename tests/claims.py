@@ -42,8 +42,12 @@ class Claims(Dispatches):
             )
         )
         self._passed_on(before["holder"].get(worker.holder, {}).get("queues", ""))
-        worker.number = max(worker.number, number)
+        if answer.word is not Word.POLLED:
+            worker.number = max(worker.number, number)
         assert answer.word is expected, f"{answer.word} instead of {expected}"
+        if answer.word is Word.POLLED:
+            woken = self.stored["wake"].keys() - before["wake"].keys()
+            assert not woken, f"workers of {woken} are woken, and the pool is polled"
         if answer.word is not Word.CLAIMED:
             return self._nothing(before)
         if number == int(before["holder"][worker.holder]["claim_number"]):
@@ -83,7 +87,8 @@ class Claims(Dispatches):
 
     def may_claim(self, worker: Incarnation) -> bool:
         """Return whether the next claim of this incarnation is let through."""
-        return self._claim_word(worker.holder, worker.number + 1) is Word.CLAIMED
+        word = self._claim_word(worker.holder, worker.number + 1)
+        return word in (Word.CLAIMED, Word.POLLED)
 
     def granted(self, worker: Incarnation, *, still: bool = True) -> list[Grant]:
         """Return what the last claim of this incarnation gave: what it has of it, or all."""
@@ -101,7 +106,9 @@ class Claims(Dispatches):
             return Word.LOST
         if "draining" in record:
             return Word.DRAINING
-        return Word.STALE if number < int(record["claim_number"]) else Word.CLAIMED
+        if number <= (last := int(record["claim_number"])):
+            return Word.STALE if number < last else Word.CLAIMED
+        return Word.POLLED if self.stored.is_polled else Word.CLAIMED
 
     def _serves(self, worker: Incarnation, queue: str) -> bool:
         return not worker.queues or queue in map(encode, worker.queues)

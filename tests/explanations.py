@@ -1,6 +1,7 @@
 """What `explain` says of a run of a fleet at its virtual time, as text or as codes."""
 
-from dispatcher.cli.output import shown_span, utc
+from dispatcher.cli.output import shown_span
+from dispatcher.clock import utc
 from dispatcher.explaining import Explanation, explain
 from dispatcher.inspector import Inspector
 from tests.builders import Fleet

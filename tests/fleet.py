@@ -251,7 +251,7 @@ class Fleet(Operators):
         for queue in (None, *QUEUES):
             self.resume(queue, intake=False)
             self.check()
-        self.set_pool({"limit": None})
+        self.set_pool({"limit": None, "handout": "stream"})
         for queue in QUEUES:
             self.set_queue(queue, {"limit": None, "late_policy": None, "late_drop_ms": None})
         for deployment in DEPLOYMENTS:

@@ -45,7 +45,10 @@ class Steps:
         self.keys = self.store.keys(POOL)
         self.ledger = Ledger(now_ms=1_000_000)
         self.look_at_ms: dict[str, float] = dict.fromkeys(QUEUES, 0)
+        self.latest_ms = self.ledger.now_ms  # of all moments so far; the clock may go back
+        self.was_polled = False
         self.news: list[dict[str, str]] = []  # the events of the last step
+        self.hinted: set[str] = set()  # queues that dispatchers are to look at after the last step
         self.hints = client.pubsub()
         self.hints.subscribe(self.keys["changes"])
         self._create(max_unclaimed)
@@ -75,6 +78,7 @@ class Steps:
         """Let time pass, or go back."""
         self.ledger.now_ms += by_ms
         self.store.now_ms = self.ledger.now_ms
+        self.latest_ms = max(self.latest_ms, self.ledger.now_ms)
 
     def check(self) -> None:
         """Compare what is stored with what was promised."""
@@ -187,13 +191,16 @@ class Steps:
         known = self.stored.events
         self.stored = read(self.client, self.keys, known)
         self.news = [event for i, event in self.stored.events.items() if i not in known]
+        self.was_polled = self.was_polled or self.stored.is_polled
         follow(self.ledger, self.news)
+        self.hinted = set()
         self.hints.ping()
         while (message := self.hints.get_message(timeout=5))["type"] != "pong":
             if message["type"] == "message":
                 queue, due_ms = message["data"].decode().split(" ")
                 for name in [decode(queue)] if queue else QUEUES:
                     self.look_at_ms[name] = min(self.look_at_ms[name], int(due_ms))
+                    self.hinted |= {name} if int(due_ms) == 0 else set()
 
     def _only(self, before: Stored, runs: Iterable[str], *, fixed: tuple[str, ...] = FIXED) -> None:
         """Expect that the step changed these runs and no others."""
@@ -236,9 +243,21 @@ class Steps:
 
     def _let_in_for(self, deployment: str) -> list[str]:
         """Runs that came back for a slot and have not taken it yet."""
-        runs, past = self.stored.runs.items(), self.ledger.past
-        here = [run for run, r in runs if r["deployment"] == deployment and "admitted" in past[run]]
-        return [run for run in here if self.stored.runs[run]["place"] == "scheduled"]
+        there = [r for r in self.stored.runs.items() if r[1]["place"] == "scheduled"]
+        mine = [(run, record) for run, record in there if record["deployment"] == deployment]
+        return [run for run, record in mine if self._is_next(run, record)]
+
+    def _is_next(self, run: str, record: dict[str, Any]) -> bool:
+        """Whether a scheduled run has the word to take a slot of its deployment.
+
+        In a pool that is polled, each one that is due; dispatchers look at those first, later on.
+        """
+        due_ms = int(record["due_ms"])
+        if self.was_polled and due_ms <= self.latest_ms:
+            look_at_ms = self.look_at_ms[decode(record["queue"])]
+            if self.stored.is_polled or look_at_ms <= max(due_ms, self.ledger.now_ms):
+                return True
+        return "admitted" in self.ledger.past[run] and not self.stored.is_polled
 
     def _unseen(self, name: str) -> Iterator[str]:
         """Due runs that no dispatcher will look at, or a pause whose end nobody awaits."""
@@ -248,6 +267,8 @@ class Steps:
             if look_at_ms > end_ms:
                 yield f"{name} is paused until {end_ms}, and looked at {look_at_ms}"
             return
+        if self.stored.is_polled:
+            return  # whoever polls finds it
         due = [self.ledger.accepted[run].due_ms for run in self._in_order(self.stored, queue)]
         if due and look_at_ms > max(due[0], now_ms) and not self._waits_for_room(queue):
             yield f"{name} has a run due at {due[0]}; it is looked at {look_at_ms}"
@@ -257,6 +278,7 @@ class Steps:
         queue, now_ms = encode(name), self.ledger.now_ms
         waiting = self.stored.unclaimed(queue)
         closed = self.stored.is_paused(queue, now_ms) or self._is_limited(queue)
+        closed = closed or self.stored.is_polled
         places = (self.stored["pool"][""], self.stored["queue"][queue])
         has_ended = any("paused" in settings for settings in places)  # its end came just now
         if not waiting or closed or (has_ended and self.look_at_ms[name] <= now_ms):

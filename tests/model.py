@@ -25,7 +25,7 @@ MOVES = {
     "skipped": ({"scheduled", "stream"}, "ended"),
     "withdrawn": ({"stream"}, "scheduled"),
     "cancelled": (UNCLAIMED, "ended"),
-    "claimed": ({"stream"}, "claimed"),
+    "claimed": ({"stream", "scheduled"}, "claimed"),  # out of the schedule by a take
     "started": ({"claimed"}, "claimed"),
     "cancelling": ({"claimed"}, "claimed"),
     "retrying": ({"claimed"}, "scheduled"),
@@ -117,6 +117,11 @@ class Stored:
         """Return whether a queue or its pool is paused."""
         ends = (self.paused_until_ms(key, now_ms, kind) for key in (None, queue))
         return any(end > 0 for end in ends)
+
+    @property
+    def is_polled(self) -> bool:
+        """Whether the pool is handed out by polling."""
+        return self["pool"].get("", {}).get("handout") == "poll"
 
     def waiting(self) -> list[tuple[str, str]]:
         """Return (deployment, queue) of each set of waiting runs."""

@@ -7,14 +7,15 @@ from typing import Any
 from dispatcher.errors import NotFound, Refused
 from dispatcher.keys import encode
 from dispatcher.records import Word
-from tests.claims import REASON, WITHOUT_DUE, Claims
+from tests.claims import REASON, WITHOUT_DUE
 from tests.machine import LATE_AFTER_MS, POOL
 from tests.model import OVER, Stored
+from tests.takes import Takes
 
 BY = "somebody"
 
 
-class Operators(Claims):
+class Operators(Takes):
     """The pool with operators who may do anything at any moment."""
 
     # --- Settings
@@ -91,7 +92,7 @@ class Operators(Claims):
 
     def withdraw(self, queue: str, *, limit: int) -> None:
         """Take what nobody has claimed out of the stream of a paused queue."""
-        paused = self.stored.is_paused(encode(queue), self.ledger.now_ms)
+        paused = self.stored.is_paused(encode(queue), self.ledger.now_ms) or self.stored.is_polled
         expected = self.stored.unclaimed(encode(queue)) if paused else []
         before, _ = self._do(lambda: self.store.withdraw(POOL, queue, limit=limit))
         self._only(before, expected)
@@ -118,6 +119,7 @@ class Operators(Claims):
         after = self.stored.runs[run]
         assert (after["state_type"], after.get("message")) == (word.value.upper(), REASON)
         assert word is not Word.CANCELLING or record["holder"] in self.stored["inbox"]
+        assert word is Word.CANCELLING or self._is_called_off(record)
         return self._only(before, [run])
 
     def retime(self, run: str, due_ms: int | None) -> None:
@@ -136,8 +138,14 @@ class Operators(Claims):
         if record["due_ms"] == str(now_ms):
             return self._nothing(before)
         assert self.ledger.accepted[run].due_ms == now_ms
+        assert self._is_called_off(record)
         self._told_of("retimed")
         return self._only(before, [run], fixed=WITHOUT_DUE)
+
+    def _is_called_off(self, record: dict[str, str]) -> bool:
+        """Whether a run that is not due then any more keeps no earlier one from running."""
+        newest = self.stored["newest"].get(record["queue"], {}).get(record.get("deployment", ""))
+        return newest != f"{int(record['due_ms']):015d}{record['member']}"
 
     def requeue(self, run: str, due_ms: int | None) -> None:
         """Take a run out of the dead letters."""

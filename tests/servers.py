@@ -31,7 +31,8 @@ WATCH = 'read -r _; kill -9 "$1" 2>/dev/null; rm -rf "$2"'
 class RealServer:
     """One server process with its data in `directory`; it never outlives the test process.
 
-    `config` has names and values as in redis.conf. Without `AOF` a restart starts empty.
+    `config` has names and values as in redis.conf. Without `AOF` a restart starts empty. `tcp`
+    gives it a port that is free, or the one that it names.
     """
 
     _arguments: tuple[str, ...] = ()
@@ -42,7 +43,7 @@ class RealServer:
         directory: Path,
         *,
         config: Mapping[str, str] | None = None,
-        tcp: bool = False,
+        tcp: bool | int = False,
     ) -> None:
         self._binary = binary
         self._directory = directory
@@ -50,7 +51,7 @@ class RealServer:
         self._data.mkdir(parents=True, exist_ok=True)
         # Its own short path: a socket's path has at most 103 bytes.
         self._socket_directory = Path(tempfile.mkdtemp(prefix="dsp"))
-        self._port = free_port() if tcp else 0
+        self._port = free_port() if tcp is True else int(tcp)
         self._config = self._base_config() | dict(config or {})
         self._snapshots = 0
         self._process: subprocess.Popen[bytes] | None = None

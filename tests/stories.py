@@ -31,7 +31,9 @@ class Stories(Deeds):
         self.checked_dispatch(queue)
 
     @has_room
-    @rule(index=picks, then=st.sampled_from(["raise", "pause", "fill", "earlier", "cancel"]))
+    @rule(
+        index=picks, then=st.sampled_from(["raise", "pause", "fill", "earlier", "cancel", "let in"])
+    )
     def contend(self, index: int, then: str) -> None:
         """Runs of both queues wait for one deployment, and then it has room."""
         first, last = (decode(queue) for queue in self.fleet.stored.queues)
@@ -54,6 +56,11 @@ class Stories(Deeds):
             self.new_run(first, -1000, SHARED)
         elif then == "cancel":
             run, _ = self.some_run(index, places=("waiting",))
+            self.fleet.cancel(run)
+        elif then == "let in":  # and an earlier one is dispatched before it
+            self.new_run(first, -1000, PLAIN)
+            self.checked_dispatch(first, limit=1)
+            run, _ = self.some_run(index, places=("scheduled",))
             self.fleet.cancel(run)
         self.checked_dispatch(*[(last,), (first,), (first, last)][index % 3])
         self.checked_dispatch(first)

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +75,33 @@ def test_only_the_doors_import_redis():
 )
 def test_an_import_of_redis_is_seen_wherever_it_stands(source):
     assert imports_of("redis", ast.parse(source))
+
+
+EDGE = ("fastapi", "starlette", "uvicorn", "prometheus_client", "anyio")
+
+
+def test_only_the_http_edge_imports_what_it_is_made_of():
+    found = {
+        (name, package)
+        for name, tree in python(*SOURCES)
+        for package in EDGE
+        if imports_of(package, tree) and not name.startswith("dispatcher/http/")
+    }
+    assert found == set()
+
+
+def test_a_command_that_serves_no_http_does_not_pay_for_it():
+    source = """
+import sys
+from dispatcher.cli import cli
+for name in cli.list_commands(None):
+    cli.get_command(None, name)
+cli(["--help"], standalone_mode=False)
+print(sorted({name.split(".")[0] for name in sys.modules} & set(sys.argv[1:])))
+"""
+    command = [sys.executable, "-c", source, *EDGE]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def listed(tree: ast.Module) -> list[str]:

@@ -120,12 +120,24 @@ def test_no_service_runs_as_root_or_can_write_to_its_root_file_system(name):
 def test_a_service_is_told_where_redis_is_by_a_file_alone(name):
     service = SERVICES[name]
 
-    assert service["environment"] == {
+    expected = {
         "DISPATCHER_REDIS_URL_FILE": "/run/secrets/redis_url",
         "DISPATCHER_LOG_LEVEL": "info",
     }
-    assert service["secrets"] == ["redis_url"]
+    assert service["environment"].items() >= expected.items()
+    assert "redis_url" in service["secrets"]
     assert "redis://" not in str(service)
+
+
+def test_http_asks_for_a_token_that_is_a_file():
+    service = SERVICES["dispatcher"]
+
+    assert service["environment"]["DISPATCHER_API_TOKEN_FILE"] == "/run/secrets/http_token"
+    assert service["secrets"] == ["redis_url", "http_token"]
+    assert FILE["secrets"]["http_token"] == {"file": "./secrets/http_token"}
+    assert not {"DISPATCHER_API_TOKEN", "DISPATCHER_HTTP_WITHOUT_AUTH"} & set(
+        service["environment"]
+    )
 
 
 def test_redis_keeps_what_it_was_given_and_never_evicts():
@@ -136,8 +148,15 @@ def test_redis_keeps_what_it_was_given_and_never_evicts():
     assert SERVICES["redis"]["volumes"] == ["redis-data:/data"]
 
 
-def test_nothing_is_published_to_the_host():
-    assert [name for name, service in SERVICES.items() if "ports" in service] == []
+def test_only_http_is_published_and_to_this_machine_alone_a_port_for_each_dispatcher():
+    published = {name: each["ports"] for name, each in SERVICES.items() if "ports" in each}
+    (port,) = published.pop("dispatcher")
+    address, first, last, inner = re.fullmatch(r"([\d.]+):(\d+)-(\d+):(\d+)", port).groups()
+
+    assert published == {}
+    assert address == "127.0.0.1"
+    assert int(last) - int(first) + 1 == SERVICES["dispatcher"]["deploy"]["replicas"]
+    assert SERVICES["dispatcher"]["environment"]["DISPATCHER_HTTP"] == f"0.0.0.0:{inner}"
 
 
 @pytest.mark.parametrize("name", LASTING)
@@ -146,7 +165,7 @@ def test_every_lasting_service_comes_back_and_has_a_health_check(name):
     assert SERVICES[name]["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
 
 
-@pytest.mark.parametrize("name", ["worker"])
+@pytest.mark.parametrize("name", ["worker", "rq-consumer"])
 def test_a_worker_is_killed_only_after_its_grace_and_its_release(name):
     service = SERVICES[name]
     grace_s = int(option(service["command"], "grace"))

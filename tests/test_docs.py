@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from dispatcher import scripts, settings
+from dispatcher.http import counting, metrics
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,3 +55,25 @@ def test_every_decision_is_numbered_and_says_what_was_decided_and_why():
         assert text.startswith(f"# {path.name[:4]} ")
         assert "**Decision.**" in text
         assert "**Why.**" in text
+
+
+def test_the_metrics_of_the_docs_are_those_that_are_scraped():
+    text = (ROOT / "docs/http.md").read_text()
+    section = text.partition("## Metrics\n")[2].partition("\n## ")[0]
+    cells = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
+    told: set[str] = set()
+    for cell in cells:
+        names = re.findall(r"`([^`]+)`", cell)
+        whole = names[0].rpartition("_")[0]  # what `…` stands for is as far as they agree
+        while not whole.endswith(("dispatcher", "dispatcher_runs")):
+            whole = whole.rpartition("_")[0]
+        told |= {name.replace("…", whole) for name in names}
+    counts = counting.Counts(lambda pool, runs: [])
+    found = [
+        *metrics._pool_metrics([]),
+        *metrics._queue_metrics([]),
+        *metrics._count_metrics(counts),
+    ]
+    names = {f"{each.name}_total" if each.type == "counter" else each.name for each in found}
+    rest = {"redis_up", "loop_last_turn_timestamp_seconds", "http_requests_total", "held_claims"}
+    assert told == names | {f"dispatcher_{name}" for name in rest}

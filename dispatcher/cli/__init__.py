@@ -11,6 +11,7 @@ from dispatcher.cli.group import LazyGroup
 COMMANDS = {
     "run": "dispatcher.cli.run",
     "dev": "dispatcher.cli.dev",
+    "check": "dispatcher.cli.check",
     "submit": "dispatcher.cli.submit",
     "pool": "dispatcher.cli.pools",
     "queue": "dispatcher.cli.queues",

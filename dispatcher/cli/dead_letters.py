@@ -10,15 +10,16 @@ from uuid import UUID
 import click
 
 from dispatcher.cli.answers import Answers, confirm
-from dispatcher.cli.fields import run_fields
 from dispatcher.cli.group import Group, pass_session
 from dispatcher.cli.histories import history_fields, show_history
 from dispatcher.cli.options import as_json, duration, run_pool, with_options, yes
-from dispatcher.cli.output import clean, counted, echo_json, echo_table, shown_time, utc
+from dispatcher.cli.output import clean, counted, echo_json, echo_table, shown_time
 from dispatcher.cli.session import Session
+from dispatcher.clock import utc
 from dispatcher.errors import Refused
 from dispatcher.inspector import Inspector
 from dispatcher.intake import parse_when
+from dispatcher.shapes import run_fields
 from dispatcher.stored import Place, RunRecord
 
 _older_than = click.option(

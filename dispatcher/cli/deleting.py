@@ -11,13 +11,10 @@ from dispatcher.cli.output import counted, echo_json
 from dispatcher.cli.session import Session
 from dispatcher.cli.waiting import LOOK_S, Following
 from dispatcher.clock import Clock
-from dispatcher.controls import DEFAULT_QUEUE, Told
+from dispatcher.controls import Told
 from dispatcher.errors import DispatcherError, NotEmpty, Refused
 from dispatcher.records import Word
-from dispatcher.stored import Place, Queue
-
-_LEFT = {Place.SCHEDULED, Place.WAITING, Place.STREAM, Place.CLAIMED}
-_PURGE_RUNS = 500
+from dispatcher.removing import Removal
 
 delete_options = with_options(
     click.option("--force", is_flag=True, help="Cancel the runs that it has, and purge what died."),
@@ -37,48 +34,35 @@ def delete_queue(
     session: Session, pool: str, name: str, *, force: bool, timeout_s: float, as_json: bool
 ) -> None:
     """Delete a queue; raises Refused for one that has runs left, unless forced."""
-    if name == DEFAULT_QUEUE:
-        raise Refused(f"queue {name!r} goes with its pool; it cannot be deleted by itself")
-    left = _counts([session.inspector.queue(pool, name)])
-    _Deletion(session, pool, name, as_json=as_json).run(left, force=force, timeout_s=timeout_s)
+    _Deletion(session, pool, name, as_json=as_json).run(force=force, timeout_s=timeout_s)
 
 
 def delete_pool(
     session: Session, pool: str, *, force: bool, timeout_s: float, as_json: bool
 ) -> None:
     """Delete a pool with its queues; raises Refused for one that has runs left, unless forced."""
-    left = _counts(session.inspector.queues(pool))
-    if session.inspector.dead(pool, limit=1):
-        left.append("dead letters")
-    _Deletion(session, pool, "", as_json=as_json).run(left, force=force, timeout_s=timeout_s)
-
-
-def _counts(queues: Sequence[Queue]) -> list[str]:
-    places = ("scheduled", "waiting", "unclaimed", "claimed")
-    counts = [(sum(getattr(queue, place) for queue in queues), place) for place in places]
-    return [f"{count:,} {place}" for count, place in counts if count]
+    _Deletion(session, pool, "", as_json=as_json).run(force=force, timeout_s=timeout_s)
 
 
 class _Deletion:
-    """Deletes one queue, or a whole pool when `queue` is empty."""
+    """Deletes one queue, or a whole pool when `queue` is empty, and tells of it."""
 
     def __init__(self, session: Session, pool: str, queue: str, *, as_json: bool) -> None:
-        self._session = session
-        self._pool = pool
-        self._queue = queue
-        self._what = f"queue {pool}/{queue}" if queue else f"pool {pool}"
-        self._answers = Answers(as_json=as_json)
+        session.inspector.server_time_ms(pool)  # a server that is not there is not waited for
         self._inspector = session.patient_inspector()
+        self._removal = Removal(
+            session.store, self._inspector, pool=pool, queue=queue, by=session.by
+        )
+        self._answers = Answers(as_json=as_json)
         self._clock = Clock()
-        self._purged = 0
 
-    def run(self, left: Sequence[str], *, force: bool, timeout_s: float) -> None:
+    def run(self, *, force: bool, timeout_s: float) -> None:
         """Do it; raises Refused when something is left, at first or in the end."""
+        left = self._removal.contents()
         if left and not force:
-            raise Refused(
-                f"{self._what} is not empty: {', '.join(left)}; --force cancels its runs first"
-            )
-        self._pause()
+            what = self._removal.what
+            raise Refused(f"{what} is not empty: {', '.join(left)}; --force cancels its runs first")
+        self._removal.pause()
         give_up_s = self._clock.monotonic_s() + timeout_s
         while not self._try(force=force, give_up_s=give_up_s):
             pass
@@ -86,10 +70,10 @@ class _Deletion:
 
     def _try(self, *, force: bool, give_up_s: float) -> bool:
         """Cancel what is left if forced, and remove; False when it is worth another try."""
-        found = self._left() if force else {}
+        found = self._removal.left() if force else {}
         self._wait(self._cancel(found), give_up_s)
         try:
-            self._remove(force=force)
+            self._removal.remove(purge=force)
         except NotEmpty as error:
             if found and self._clock.monotonic_s() < give_up_s:
                 return False
@@ -99,25 +83,10 @@ class _Deletion:
             raise Refused(f"{error}; it is paused now, with its intake: {then}") from None
         return True
 
-    def _pause(self) -> None:
-        store, queue = self._session.store, self._queue or None
-        for intake in (True, False):
-            reason, by = "it is being deleted", self._session.by
-            store.pause(self._pool, queue, intake=intake, reason=reason, by=by)
-
-    def _left(self) -> dict[str, bool]:
-        """Return the runs that have not ended; True for those that are cancelled already."""
-        queues = [self._queue] if self._queue else []
-        runs = self._inspector.runs(self._pool, queues=queues, places=_LEFT)
-        return {run.id: run.state_type == "CANCELLING" for run in runs}
-
     def _cancel(self, found: Mapping[str, bool]) -> list[str]:
         """Cancel these runs; return those that their workers are to end."""
         ordered = [run_id for run_id, is_told in found.items() if is_told]
-        wanted = [run_id for run_id, is_told in found.items() if not is_told]
-        reason = f"its {'queue' if self._queue else 'pool'} was deleted"
-        store, by = self._session.store, self._session.by
-        cancelled = store.cancel_many(self._pool, wanted, reason=reason, by=by)
+        cancelled = self._removal.cancel(found)
         return ordered + [run_id for run_id, told in cancelled if self._is_ordered(run_id, told)]
 
     def _is_ordered(self, run_id: str, told: Told | DispatcherError) -> bool:
@@ -132,7 +101,7 @@ class _Deletion:
         return told.word is Word.CANCELLING
 
     def _wait(self, run_ids: Sequence[str], give_up_s: float) -> None:
-        following = Following(self._inspector, self._pool, run_ids, clock=self._clock)
+        following = Following(self._inspector, self._removal.pool, run_ids, clock=self._clock)
         while following.waiting:
             left_s = give_up_s - self._clock.monotonic_s()
             if left_s <= 0:
@@ -140,29 +109,15 @@ class _Deletion:
             for run_id, run in following.ended(min(LOOK_S, left_s)):
                 self._answers.done("ended", run_id, told=run.state_type if run else "")
 
-    def _remove(self, *, force: bool) -> None:
-        store, by = self._session.store, self._session.by
-        if self._queue:
-            store.delete_queue(self._pool, self._queue, by=by)
-            return
-        for name in self._inspector.queue_names(self._pool):
-            if name != DEFAULT_QUEUE:
-                store.delete_queue(self._pool, name, by=by)
-        purged = _PURGE_RUNS
-        while force and purged == _PURGE_RUNS:
-            purged = store.purge(self._pool, self._inspector.dead(self._pool, limit=purged), by=by)
-            self._purged += purged
-        store.delete_pool(self._pool, by=by)
-
     def _tell(self) -> None:
-        counts = self._answers.counts
+        removal, counts = self._removal, self._answers.counts
         cancelled = counts.get("cancelled", 0) + counts.get("ended", 0)
         if self._answers.as_json:
-            fields: dict[str, Any] = {"result": "deleted", "work_pool_name": self._pool}
-            if self._queue:
-                fields["work_queue_name"] = self._queue
-            echo_json({**fields, "cancelled": cancelled, "purged": self._purged})
+            fields: dict[str, Any] = {"result": "deleted", "work_pool_name": removal.pool}
+            if removal.queue:
+                fields["work_queue_name"] = removal.queue
+            echo_json({**fields, "cancelled": cancelled, "purged": removal.purged})
             return
         did = [f"{cancelled:,} cancelled"] if cancelled else []
-        did += [f"{counted(self._purged, 'dead letter')} purged"] if self._purged else []
-        click.echo(f"deleted {self._what}{': ' if did else ''}{', '.join(did)}")
+        did += [f"{counted(removal.purged, 'dead letter')} purged"] if removal.purged else []
+        click.echo(f"deleted {removal.what}{': ' if did else ''}{', '.join(did)}")

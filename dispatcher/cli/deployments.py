@@ -4,11 +4,11 @@ from uuid import UUID
 
 import click
 
-from dispatcher.cli.fields import deployment_fields
 from dispatcher.cli.group import Group, pass_session
 from dispatcher.cli.options import NONE, as_json, count, or_none, pool_name
 from dispatcher.cli.output import echo_json, echo_table
 from dispatcher.cli.session import Session
+from dispatcher.shapes import deployment_fields
 from dispatcher.stored import Deployment
 
 _of_pool = click.option("--pool", type=pool_name, required=True, help="The pool of its runs.")

@@ -4,7 +4,6 @@ import sys
 import threading
 from contextlib import closing
 from itertools import takewhile
-from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
@@ -15,6 +14,7 @@ from dispatcher.cli.group import Command, pass_session
 from dispatcher.cli.options import open_file
 from dispatcher.cli.progress import Screen
 from dispatcher.cli.receipts import Feed, Receipts
+from dispatcher.cli.serving import http_options, own_server, shortened
 from dispatcher.cli.session import Session
 from dispatcher.cli.submit import at_option, new_id_option
 from dispatcher.clock import Clock
@@ -26,7 +26,7 @@ from dispatcher.inspector import Inspector
 from dispatcher.intake import parse_when, read_elements
 from dispatcher.logs import logger
 from dispatcher.producer import PATIENCE_S, Producer, Target
-from dispatcher.service import Service, run_until_signal
+from dispatcher.service import Runnable, Service, Together, run_until_signal
 from dispatcher.settings import Settings
 from dispatcher.store import Store
 from dispatcher.stored import Pool
@@ -41,6 +41,7 @@ STOP_FEEDING_S = 2.0
 @at_option
 @new_id_option
 @click.option("--limit", type=click.IntRange(1, 10_000), help="Most runs that run at a time.")
+@http_options("Serve HTTP here, by default on a port of this machine; `off` serves none.")
 @pass_session
 def dev(
     session: Session, *, file: str | None, at: str | None, new_id: bool, limit: int | None
@@ -57,14 +58,15 @@ def dev(
     source = open_file(file) if file else None
     settings = session.settings
     with Guardian() as guardian, EmbeddedServer(guardian=guardian) as server:
+        service = Service(server.url, settings)
+        http = own_server(server.url, settings, server.state_dir, service.heartbeats)
         _announce(server, settings)
         serves = _prepare_pool(server.url, settings)
         arguments = ["--pool", POOL, "--name", WORKER, *(["--limit", str(limit)] if limit else [])]
         worker = WorkerProcess(server.url, settings, guardian, arguments=arguments)
         feeding = Feeding(server.url, settings, source, at=at, new_id=new_id) if source else None
-        development = Development(
-            server, Service(server.url, settings), worker if serves else None, feeding
-        )
+        parts = Together(service, http) if http else service
+        development = Development(server, parts, worker if serves else None, feeding)
         code = run_until_signal(development)
     sys.exit(code)
 
@@ -75,7 +77,7 @@ class Development:
     def __init__(
         self,
         server: EmbeddedServer,
-        service: Service,
+        service: Runnable,
         worker: WorkerProcess | None,
         feeding: "Feeding | None",
     ) -> None:
@@ -153,18 +155,13 @@ class Feeding:
 
 
 def _announce(server: EmbeddedServer, settings: Settings) -> None:
-    click.echo(f"data and the server's log are in {_short(server.state_dir)}", err=True)
+    click.echo(f"data and the server's log are in {shortened(server.state_dir)}", err=True)
     click.echo(f"reached at {server.url}", err=True)
     if settings.redis_url or settings.redis_url_file:
         text = "warning: DISPATCHER_REDIS_URL is set: other commands go there, not to this server"
     else:
         text = "other commands of yours find it by themselves; Ctrl-C ends it, its data stays"
     click.echo(text, err=True)
-
-
-def _short(path: Path) -> str:
-    home = Path.home()
-    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def _prepare_pool(url: str, settings: Settings) -> bool:

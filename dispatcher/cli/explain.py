@@ -6,8 +6,9 @@ import click
 
 from dispatcher.cli.group import Command, pass_session
 from dispatcher.cli.options import as_json, pool_name
-from dispatcher.cli.output import clean, echo_json, shown_span, shown_time, utc
+from dispatcher.cli.output import clean, echo_json, shown_span, shown_time
 from dispatcher.cli.session import Session
+from dispatcher.clock import utc
 from dispatcher.explaining import explain as explained
 
 

@@ -9,15 +9,15 @@ import click
 from dispatcher.cli.answers import Answers, confirm
 from dispatcher.cli.group import Command, pass_session
 from dispatcher.cli.options import as_json, pool_name, queue_name, run_pool, yes
-from dispatcher.cli.output import counted, shown_time, utc
+from dispatcher.cli.output import counted, shown_time
 from dispatcher.cli.session import Session
+from dispatcher.clock import utc
 from dispatcher.controls import Told
 from dispatcher.errors import DispatcherError, Refused
 from dispatcher.intake import parse_when
+from dispatcher.listings import cancellable
 from dispatcher.records import Release, Word
 from dispatcher.stored import Place
-
-_UNCLAIMED = {Place.SCHEDULED, Place.WAITING, Place.STREAM}
 
 
 @click.command(cls=Command)
@@ -56,8 +56,14 @@ def cancel(
         raise click.UsageError("a filter is for one --pool")
     answers = Answers(as_json=as_json)
     if pool and by_filter:
-        chosen = str(deployment) if deployment else None
-        found = _filtered(session, pool, queue, deployment=chosen, all_scheduled=all_scheduled)
+        runs = cancellable(
+            session.inspector,
+            pool,
+            queue=queue or "",
+            deployment=str(deployment or ""),
+            only_unclaimed=all_scheduled,
+        )
+        found = list(runs)
         if found:
             confirm(f"{counted(len(found), 'run')} of pool {pool} will be cancelled", yes=yes)
         _cancel(session, pool, found, answers=answers, reason=reason, by_filter=True)
@@ -109,25 +115,6 @@ def release(
     answers = Answers(as_json=as_json)
     fields = {"work_pool_name": run.pool, "worker": run.holder}
     answers.done(result, run.id, told=f"worker {run.holder} has it no more", **fields)
-
-
-def _filtered(
-    session: Session, pool: str, queue: str | None, *, deployment: str | None, all_scheduled: bool
-) -> list[str]:
-    """Return the runs that a filter finds, those left out that are being cancelled already."""
-    inspector = session.inspector
-    if queue:
-        inspector.queue(pool, queue)
-    else:
-        inspector.pool(pool)
-    places = _UNCLAIMED if all_scheduled else _UNCLAIMED | {Place.CLAIMED}
-    runs = inspector.runs(pool, queues=[queue] if queue else [], places=places)
-    found = dict.fromkeys(
-        run.id
-        for run in runs
-        if run.state_type != "CANCELLING" and deployment in (None, run.deployment)
-    )
-    return list(found)
 
 
 def _by_pool(

@@ -6,7 +6,6 @@ from uuid import UUID
 
 import click
 
-from dispatcher.cli.fields import first_start_ms, run_fields
 from dispatcher.cli.flow_run_changes import cancel, release, retime
 from dispatcher.cli.group import Group, pass_session
 from dispatcher.cli.histories import history_fields, show_history
@@ -16,16 +15,10 @@ from dispatcher.cli.session import Session
 from dispatcher.decoding import state_name_at
 from dispatcher.errors import NotFound
 from dispatcher.inspector import Inspector
+from dispatcher.listings import places_of
 from dispatcher.models import StateType
-from dispatcher.stored import Place, RunRecord
-
-_PLACES = {
-    StateType.SCHEDULED: {Place.SCHEDULED, Place.WAITING, Place.STREAM, Place.CLAIMED},
-    StateType.PENDING: {Place.CLAIMED},
-    StateType.RUNNING: {Place.CLAIMED},
-    StateType.CANCELLING: {Place.CLAIMED},
-    StateType.CRASHED: {Place.ENDED, Place.DEAD},
-}
+from dispatcher.shapes import first_start_ms, run_fields
+from dispatcher.stored import RunRecord
 
 
 @click.group(cls=Group)
@@ -120,7 +113,7 @@ def _runs(
     inspector: Inspector, pool: str | None, queue: str | None, states: set[StateType]
 ) -> Iterator[RunRecord]:
     """Yield runs once each: one that moves while we read may be met again."""
-    places = {place for state in states for place in _PLACES.get(state, {Place.ENDED})}
+    places = places_of(states)
     seen: set[str] = set()
     for name in [pool] if pool else inspector.pool_names():
         for run in inspector.runs(name, queues=[queue] if queue else [], places=places):

@@ -5,7 +5,11 @@ from typing import Any
 
 import click
 
-from dispatcher.cli.fields import (
+from dispatcher.cli.output import clean, echo_fields, echo_table, shown_span, shown_time
+from dispatcher.decoding import state_name_at
+from dispatcher.inspector import Inspector
+from dispatcher.keys import decode
+from dispatcher.shapes import (
     delivery_fields,
     event_fields,
     first_start_ms,
@@ -13,10 +17,6 @@ from dispatcher.cli.fields import (
     running_ms,
     start_delta_ms,
 )
-from dispatcher.cli.output import clean, echo_fields, echo_table, shown_span, shown_time
-from dispatcher.decoding import state_name_at
-from dispatcher.inspector import Inspector
-from dispatcher.keys import decode
 from dispatcher.stored import Event, RunRecord
 
 _SAID = ("event", "at_ms", "run", "queue", "from", "to", "worker", "reason", "by")

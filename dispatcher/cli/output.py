@@ -7,16 +7,9 @@ from typing import Any
 
 import click
 
-from dispatcher.clock import from_ms
+from dispatcher.clock import from_ms, utc
 
 _UNLIMITED = 100_000  # columns: what is piped on is never cut
-
-
-def utc(at_ms: int | None) -> str | None:
-    """Return a time as RFC 3339 in UTC with milliseconds."""
-    if at_ms is None:
-        return None
-    return from_ms(at_ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def shown_time(at_ms: int | None) -> str:

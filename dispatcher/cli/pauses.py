@@ -1,12 +1,11 @@
 """Pausing and resuming pools and queues, and how a pause is shown."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import click
 
 from dispatcher.cli.options import parse_end, with_options
-from dispatcher.cli.output import clean, shown_time, utc
+from dispatcher.cli.output import clean, shown_time
 from dispatcher.cli.session import Session
 from dispatcher.stored import Pause, Pool, Queue
 
@@ -45,31 +44,10 @@ def resume(session: Session, pool: str, queue: str | None = None, *, intake: boo
     return f"unchanged: {kind}{where} is not paused"
 
 
-def pause_fields(paused: Pool | Queue) -> dict[str, Any]:
-    """Return what `--json` says of the pauses of a pool or queue."""
-    return {
-        "is_paused": paused.paused is not None,
-        "pause": _fields(paused.paused),
-        "intake_paused": paused.intake_paused is not None,
-        "intake_pause": _fields(paused.intake_paused),
-    }
-
-
 def shown_pauses(paused: Pool | Queue) -> str:
     """Return what people read of the pauses of a pool or queue, empty for none."""
     kinds = (("paused", paused.paused), ("intake paused", paused.intake_paused))
     return "; ".join(_shown(kind, each) for kind, each in kinds if each)
-
-
-def _fields(pause: Pause | None) -> dict[str, Any] | None:
-    if pause is None:
-        return None
-    return {
-        "since": utc(pause.since_ms),
-        "by": pause.by or None,
-        "until": utc(pause.until_ms),
-        "reason": pause.reason or None,
-    }
 
 
 def _shown(kind: str, pause: Pause) -> str:

@@ -6,7 +6,6 @@ from uuid import UUID, uuid4
 import click
 
 from dispatcher.cli.deleting import delete_options, delete_pool
-from dispatcher.cli.fields import pool_fields, queue_fields
 from dispatcher.cli.group import Group, pass_session
 from dispatcher.cli.options import (
     as_json,
@@ -28,9 +27,16 @@ from dispatcher.cli.session import Session
 from dispatcher.errors import InvalidRun
 from dispatcher.job_configuration import check_template, process_job
 from dispatcher.job_templates import parse_template
-from dispatcher.stored import Pool
+from dispatcher.shapes import pool_fields, queue_fields
+from dispatcher.stored import HANDOUTS, Pool
 
 _settings = with_options(
+    click.option(
+        "--handout",
+        type=click.Choice(HANDOUTS),
+        help="How runs get to workers: pushed into streams and claimed, or listed for those that "
+        "poll and taken by id.  [stream]",
+    ),
     click.option("--command", help="What runs of a process pool run that bring none."),
     click.option(
         "--base-job-template",
@@ -146,7 +152,7 @@ def ls(session: Session, *, as_json: bool) -> None:
         for each in pools:
             echo_json(pool_fields(each))
         return
-    columns = ("NAME", "TYPE", "LIMIT", "CLAIMED", "LEASE", "COMMAND", "ID", "PAUSED")
+    columns = ("NAME", "TYPE", "HANDOUT", "LIMIT", "CLAIMED", "LEASE", "COMMAND", "ID", "PAUSED")
     echo_table(columns, map(_row, pools))
 
 
@@ -168,6 +174,7 @@ def show(session: Session, *, name: str, as_json: bool) -> None:
             ("name", found.name),
             ("id", found.id),
             ("type", found.type),
+            ("hand-out", found.handout),
             ("command", found.command),
             ("job template", _shown_template(found)),
             ("limit", "none" if found.limit is None else found.limit),
@@ -229,7 +236,8 @@ def _tell(session: Session, line: str, *, name: str, as_json: bool) -> None:
 def _row(pool: Pool) -> tuple[object, ...]:
     limit = "none" if pool.limit is None else pool.limit
     counts = (limit, pool.claimed, shown_span(pool.lease_ms))
-    return (pool.name, pool.type, *counts, pool.command, pool.id, shown_pauses(pool))
+    what = (pool.name, pool.type, pool.handout)
+    return (*what, *counts, pool.command, pool.id, shown_pauses(pool))
 
 
 def _shown_template(pool: Pool) -> str:

@@ -1,4 +1,4 @@
-"""The progress bar of `submit`: below the lines it writes, and only on a terminal."""
+"""Progress bars, only on a terminal: that of `submit`, and one that counts."""
 
 import os
 import stat
@@ -47,6 +47,32 @@ class Screen:
                 return
         if lines:
             click.echo("\n".join(lines))
+
+
+class Count:
+    """A bar on standard error that tells how many of so many are done."""
+
+    def __init__(self, total: int) -> None:
+        self._bar: Progress | None = None
+        if sys.stderr.isatty():
+            self._bar = _bar(on_stderr=True)
+            self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, done: int, told: str) -> None:
+        """Show that so many are done, with some words."""
+        if self._bar:
+            self._bar.update(self._task, completed=done, description=told)
 
 
 def _bar(*, on_stderr: bool) -> "Progress":

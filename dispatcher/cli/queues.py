@@ -6,7 +6,6 @@ from uuid import UUID, uuid4
 import click
 
 from dispatcher.cli.deleting import delete_options, delete_queue
-from dispatcher.cli.fields import queue_fields
 from dispatcher.cli.group import Group, pass_session
 from dispatcher.cli.options import (
     as_json,
@@ -23,6 +22,7 @@ from dispatcher.cli.pauses import intake_option, pause_options, shown_pauses
 from dispatcher.cli.pauses import pause as pause_what
 from dispatcher.cli.pauses import resume as resume_what
 from dispatcher.cli.session import Session
+from dispatcher.shapes import queue_fields
 from dispatcher.stored import Queue
 
 COLUMNS = (

@@ -3,17 +3,16 @@
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import click
 
-from dispatcher.cli.fields import run_fields
-from dispatcher.cli.output import clean, shown_time, utc
+from dispatcher.cli.output import clean, shown_time
 from dispatcher.cli.progress import Screen
 from dispatcher.errors import DispatcherError, InvalidInput, InvalidRun, RedisUnavailable
 from dispatcher.intake import Element, Offer, parse_offer
 from dispatcher.producer import Producer, Target, with_new_id
 from dispatcher.records import Receipt, Word
+from dispatcher.shapes import receipt_fields, refusal_fields, run_fields
 from dispatcher.stored import RunRecord
 
 
@@ -60,10 +59,7 @@ class Receipts:
         word, due_ms = receipt.word.value, receipt.due_ms
         is_other = offered not in ("", receipt.run_id)  # known by its idempotency key
         if self._as_json:
-            fields: dict[str, Any] = {"result": word, "id": receipt.run_id}
-            fields |= {"work_pool_name": receipt.pool, "work_queue_name": receipt.queue}
-            fields |= {"offered_id": offered} if is_other else {}
-            return json.dumps(fields | {"expected_start_time": utc(due_ms)})
+            return json.dumps(receipt_fields(receipt, offered))
         if receipt.word is Word.DUPLICATE:
             key = f"; {offered} has its idempotency key" if is_other else ""
             return clean(f"duplicate {receipt.run_id} is known in pool {receipt.pool}{key}")
@@ -73,11 +69,7 @@ class Receipts:
     def _refusal(self, where: str, error: DispatcherError) -> str:
         if not self._as_json:
             return clean(f"refused {where} {error}")
-        field, reason = None, str(error)
-        if isinstance(error, InvalidRun):
-            field, reason = error.path or None, error.problem
-        fields = {"result": "refused", "where": where, "field": field, "reason": reason}
-        return json.dumps(fields)
+        return json.dumps(refusal_fields(where, error))
 
 
 class Feed:

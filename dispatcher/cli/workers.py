@@ -1,12 +1,13 @@
-"""`dispatcher worker`: ls."""
+"""`dispatcher worker`: ls, drain."""
 
 import click
 
-from dispatcher.cli.fields import lease_left_ms, worker_fields, worker_status
+from dispatcher.cli.draining import drain
 from dispatcher.cli.group import Group, pass_session
 from dispatcher.cli.options import as_json, pool_name
 from dispatcher.cli.output import echo_json, echo_table, shown_span
 from dispatcher.cli.session import Session
+from dispatcher.shapes import lease_left_ms, worker_fields, worker_status
 
 
 @click.group(cls=Group)
@@ -14,12 +15,15 @@ def worker() -> None:
     """Workers: what claims runs."""
 
 
+worker.add_command(drain)
+
+
 @worker.command()
 @click.option("--pool", type=pool_name, help="Only this pool's.")
 @as_json
 @pass_session
 def ls(session: Session, *, pool: str | None, as_json: bool) -> None:
-    """List workers: ready, draining, or lost when the lease has ended."""
+    """List workers: ready, draining, drained, or lost when the lease has ended."""
     inspector = session.inspector
     pools = [pool] if pool else [each.name for each in inspector.pools()]
     holders = [holder for name in pools for holder in inspector.holders(name)]

@@ -30,8 +30,8 @@
 -- ARGV[3]  number        of this claim; the last one again gets the same runs again
 -- ARGV[4]  slots         most runs to take
 -- ARGV[5]  max_bytes     most payload to take, beyond the first run
--- Returns  {word, more, {run, queue, token, payload, due_ms, run_count, delivery, name, timeout_ms, cancel_grace_ms, retry_delay_ms, job_version}, …}: claimed | lost | draining | stale; more is 1 while a served queue has something left
--- Uses     fetch, place_key, too_late, now, event, is_paused, room, ready_queues, unclaimed_entries, made_room, close_delivery, nudge, offer, tell_waiting, free_deployment, free_slots, drop_entry, close_claim, end_run, schedule_again, lose, skip, wake_again
+-- Returns  {word, more, {run, queue, token, payload, due_ms, run_count, delivery, name, timeout_ms, cancel_grace_ms, retry_delay_ms, job_version}, …}: claimed | lost | draining | stale | polled; polled: the pool hands out nothing to claims; more is 1 while a served queue has something left
+-- Uses     fetch, place_key, too_late, now, is_paused, room, ready_queues, unclaimed_entries, made_room, event, close_delivery, nudge, offer, tell_waiting, free_deployment, free_slots, drop_entry, close_claim, end_run, note_newest, note_behind, schedule_again, lose, skip, hold, wake_again
 local keys = { pool = KEYS[1], queues = KEYS[2], queue = KEYS[3], scheduled = KEYS[4],
     waits = KEYS[5], freed = KEYS[6], newest = KEYS[7], unstarted = KEYS[8], stream = KEYS[9],
     ready = KEYS[10], wake = KEYS[11], run = KEYS[12], idempotency = KEYS[13],
@@ -59,7 +59,7 @@ elseif number < tonumber(me.claim_number) then
     return turned_away("stale")
 end
 
-local pool = fetch(keys.pool, "limit", "late_after_ms", "job_version")
+local pool = fetch(keys.pool, "limit", "late_after_ms", "job_version", "handout")
 local rows, settings_of = {}, {}
 local function hand_out(id, run)
     local settings = settings_of[run.queue] or fetch(keys.queue .. run.queue, "timeout_ms", "cancel_grace_ms")
@@ -84,27 +84,17 @@ if number == tonumber(me.claim_number) then
         end
     end
     return answered()
+elseif pool.handout == "poll" then
+    return turned_away("polled")
 end
 
 local late_after_ms = tonumber(pool.late_after_ms or 15000)
-local function take(queue, entry, id, run, payload)
-    local field = "delivery." .. run.delivery + 1
+local function take(entry, id, run, payload)
     local incarnation = string.match(holder, "[^.]*$")
-    redis.call("HSET", keys.run .. id, "place", "claimed", "state_type", "PENDING",
-        "state_name", "Pending", "holder", holder, "claim", number, "claimed_ms", at_ms,
-        "token", entry .. "." .. incarnation .. "." .. number, "delivery", run.delivery + 1,
-        field .. ".holder", holder, field .. ".claimed_ms", at_ms)
-    if tonumber(run.delivery) >= 20 then
-        local old = "delivery." .. run.delivery - 19
-        redis.call("HDEL", keys.run .. id, old .. ".holder", old .. ".claimed_ms", old .. ".started_ms",
-            old .. ".ended_ms", old .. ".outcome")
-    end
-    redis.call("SADD", keys.claims .. holder, id)
-    redis.call("ZADD", keys.pool_slots, at_ms, id)
-    redis.call("ZADD", keys.queue_slots .. queue, at_ms, id)
-    event(keys, at_ms, "claimed", { "run", id, "queue", queue, "from", "SCHEDULED", "to", "PENDING", "worker", holder })
+    local token = entry .. "." .. incarnation .. "." .. number
+    hold(keys, id, run, holder, number, token, at_ms)
     -- As a repeated claim finds it, without the price of reading it again.
-    run.token, run.payload, run.delivery = entry .. "." .. incarnation .. "." .. number, payload, run.delivery + 1
+    run.token, run.payload, run.delivery = token, payload, string.format("%d", run.delivery + 1)
     hand_out(id, run)
 end
 
@@ -124,7 +114,7 @@ local function consider(queue, settings, entry, id, payload)
         skip(keys, id, run, at_ms, reason)
         return false, size
     elseif free then
-        take(queue, entry, id, run, payload)
+        take(entry, id, run, payload)
         return true, size
     elseif run.place == "claimed" and run.entry == entry then
         if redis.call("EXISTS", keys.holder .. run.holder) == 1 then

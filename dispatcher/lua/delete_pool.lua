@@ -69,9 +69,7 @@ for _, id in ipairs(redis.call("ZRANGE", keys.finished, 0, limit - 1)) do
     more = true
 end
 for _, holder in ipairs(redis.call("ZRANGE", keys.holders, 0, limit - 1)) do
-    local worker = redis.call("HGET", keys.holder .. holder, "worker")
     redis.call("UNLINK", keys.holder .. holder, keys.claims .. holder, keys.orders .. holder, keys.inbox .. holder)
-    redis.call("HDEL", keys.workers, worker or "")
     redis.call("ZREM", keys.holders, holder)
     more = true
 end

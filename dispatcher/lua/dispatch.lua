@@ -1,45 +1,47 @@
 -- Move due runs of some queues from their schedules into their streams, oldest due time first.
 -- A run whose deployment is full waits apart; one that its queue's late policy drops is cancelled.
+-- In a pool that is handed out by polling the others stay in the schedule until somebody takes them.
 --
 -- KEYS[1]   pool
 -- KEYS[2]   queues
 -- KEYS[3]   queue         prefix of queue:<q>
--- KEYS[4]   deployment    prefix of deployment:<d>
--- KEYS[5]   scheduled     prefix of scheduled:<q>
--- KEYS[6]   waiting       prefix of waiting:<d>:<q>
--- KEYS[7]   waits
--- KEYS[8]   freed         prefix of freed:<q>
--- KEYS[9]   newest        prefix of newest:<q>
--- KEYS[10]  unstarted
--- KEYS[11]  stream        prefix of stream:<q>
--- KEYS[12]  ready
--- KEYS[13]  wake          prefix of wake:<q>
--- KEYS[14]  run           prefix of run:<id>
--- KEYS[15]  idempotency   prefix of idempotency:<sha256>
--- KEYS[16]  queue_slots   prefix of slots:queue:<q>
--- KEYS[17]  deployment_slots  prefix of slots:deployment:<d>
--- KEYS[18]  finished
--- KEYS[19]  events
--- KEYS[20]  changes
+-- KEYS[4]   deployments
+-- KEYS[5]   deployment    prefix of deployment:<d>
+-- KEYS[6]   scheduled     prefix of scheduled:<q>
+-- KEYS[7]   waiting       prefix of waiting:<d>:<q>
+-- KEYS[8]   waits
+-- KEYS[9]   freed         prefix of freed:<q>
+-- KEYS[10]  newest        prefix of newest:<q>
+-- KEYS[11]  unstarted
+-- KEYS[12]  stream        prefix of stream:<q>
+-- KEYS[13]  ready
+-- KEYS[14]  wake          prefix of wake:<q>
+-- KEYS[15]  run           prefix of run:<id>
+-- KEYS[16]  idempotency   prefix of idempotency:<sha256>
+-- KEYS[17]  queue_slots   prefix of slots:queue:<q>
+-- KEYS[18]  deployment_slots  prefix of slots:deployment:<d>
+-- KEYS[19]  finished
+-- KEYS[20]  events
+-- KEYS[21]  changes
 -- ARGV[1]  now_ms        empty: the server's clock
 -- ARGV[2]  version       of the data model that the caller knows
 -- ARGV[3]  limit         most runs handled in this call
 -- ARGV[4]  max_bytes     most payload moved in this call, beyond its first run
 -- ARGV[5...]  queues     encoded names
--- Returns  {word, now_us, late_at_ms, {queue, more, next_due_ms, withdraw, {run, due_ms, …}, {run, …}, {run, reason, …}}, …}: dispatched | no_pool | newer; late_at_ms is when `watch` has something to announce; next_due_ms is empty when nothing is scheduled or the stream is full; withdraw is 1 while a paused queue has unclaimed entries; then what was moved, what waits now, what was skipped
--- Uses     event, is_paused, lift_pause, fetch, place_key, too_late, now, unclaimed_entries, room, nudge, offer, stop_waiting, tell_waiting, end_run, skip
-local keys = { pool = KEYS[1], queues = KEYS[2], queue = KEYS[3], deployment = KEYS[4],
-    scheduled = KEYS[5], waiting = KEYS[6], waits = KEYS[7], freed = KEYS[8], newest = KEYS[9],
-    unstarted = KEYS[10], stream = KEYS[11], ready = KEYS[12], wake = KEYS[13], run = KEYS[14],
-    idempotency = KEYS[15], queue_slots = KEYS[16], deployment_slots = KEYS[17],
-    finished = KEYS[18], events = KEYS[19], changes = KEYS[20] }
+-- Returns  {word, now_us, late_at_ms, {queue, more, next_due_ms, withdraw, {run, due_ms, …}, {run, …}, {run, reason, …}}, …}: dispatched | no_pool | newer; late_at_ms is when `watch` has something to announce; next_due_ms is empty when there is nothing to look at then; withdraw is 1 while a queue that is paused or handed out by polling has unclaimed entries; then what was moved, what waits now, what was skipped
+-- Uses     event, is_paused, lift_pause, fetch, place_key, too_late, now, note_newest, seen_all_due, unclaimed_entries, room, nudge, offer, stop_waiting, note_behind, tell_waiting, end_run, skip
+local keys = { pool = KEYS[1], queues = KEYS[2], queue = KEYS[3], deployments = KEYS[4],
+    deployment = KEYS[5], scheduled = KEYS[6], waiting = KEYS[7], waits = KEYS[8], freed = KEYS[9],
+    newest = KEYS[10], unstarted = KEYS[11], stream = KEYS[12], ready = KEYS[13], wake = KEYS[14],
+    run = KEYS[15], idempotency = KEYS[16], queue_slots = KEYS[17], deployment_slots = KEYS[18],
+    finished = KEYS[19], events = KEYS[20], changes = KEYS[21] }
 local known_version = tonumber(ARGV[2])
 local runs_left, bytes_left = tonumber(ARGV[3]), tonumber(ARGV[4])
 local admits_left, looks_left = runs_left, 500
 local at_ms, at_us = now(ARGV[1])
 
 local pool = fetch(keys.pool, "version", "paused", "paused_until_ms", "intake_paused",
-    "intake_paused_until_ms", "late_after_ms")
+    "intake_paused_until_ms", "late_after_ms", "handout")
 if not pool.version then
     return { "no_pool", at_us }
 elseif tonumber(pool.version) > known_version then
@@ -49,7 +51,7 @@ for _, kind in ipairs({ "paused", "intake_paused" }) do
     lift_pause(keys, keys.pool, pool, kind, at_ms, "")
 end
 local pool_paused = is_paused(pool.paused, pool.paused_until_ms, at_ms)
-local late_after_ms = tonumber(pool.late_after_ms or 15000)
+local late_after_ms, polled = tonumber(pool.late_after_ms or 15000), pool.handout == "poll"
 
 -- How many more runs of a deployment may be dispatched in this call, and what happens to the rest.
 local deployments = {}
@@ -59,6 +61,10 @@ local function deployment_of(id)
         deployments[id] = { room = room(settings.limit, keys.deployment_slots .. id), strategy = settings.collision_strategy }
     end
     return deployments[id]
+end
+
+local function use_room(deployment)
+    deployment_of(deployment).room = deployment_of(deployment).room - 1
 end
 
 -- Whether runs of a queue before this one wait for a deployment, found once for each queue.
@@ -77,12 +83,16 @@ local function let_in(queue, deployment)
     for i = 1, #first, 2 do
         local id = string.sub(first[i], 17)
         redis.call("ZADD", keys.scheduled .. queue, first[i + 1], first[i])
+        note_behind(keys, queue, deployment, place_key(first[i + 1], first[i]))
         redis.call("HSET", keys.run .. id, "place", "scheduled", "state_name", "Scheduled")
         redis.call("ZADD", keys.unstarted, at_ms, id)
         stop_waiting(keys, { member = first[i], deployment = deployment, queue = queue })
         event(keys, at_ms, "admitted", { "run", id, "queue", queue, "deployment", deployment })
     end
     admits_left = admits_left - #first / 2
+    if polled then
+        deployment_of(deployment).room = free - #first / 2 -- they take it when they are taken
+    end
     if mine and free > #first / 2 and redis.call("EXISTS", waiting) == 1 then
         return false, true
     end
@@ -130,41 +140,6 @@ local function goes_behind(queue, member, run)
     return ahead[run.deployment]
 end
 
-local function note_newest(queue, deployment, place)
-    local newest = redis.call("HGET", keys.newest .. queue, deployment)
-    if deployment ~= "" and (not newest or newest < place) then
-        redis.call("HSET", keys.newest .. queue, deployment, place)
-    end
-end
-
--- Under `late_policy` latest, know the newest due run of each deployment before a late one moves.
--- A part of the schedule at a time: answers whether all that is due has been seen.
-local function seen_all_due(queue, settings)
-    local head = redis.call("ZRANGE", keys.scheduled .. queue, 0, 0, "WITHSCORES")
-    if settings.late_policy ~= "latest" or not head[2] or at_ms - head[2] < late_after_ms then
-        return true
-    end
-    if looks_left <= 0 then
-        return false
-    end
-    local last = redis.call("HGET", keys.queue .. queue, "seen_until")
-    local rank = last and redis.call("ZRANK", keys.scheduled .. queue, string.sub(last, 16))
-    local first = rank and rank + 1 or last and redis.call("ZCOUNT", keys.scheduled .. queue, "-inf", "(" .. tonumber(string.sub(last, 1, 15))) or 0
-    local page = redis.call("ZRANGE", keys.scheduled .. queue, first, first + looks_left - 1, "WITHSCORES")
-    local is_last = #page / 2 < looks_left
-    looks_left = looks_left - #page / 2
-    for i = 1, #page, 2 do
-        if tonumber(page[i + 1]) > at_ms then
-            is_last = true
-            break
-        end
-        last = place_key(page[i + 1], page[i])
-        note_newest(queue, redis.call("HGET", keys.run .. string.sub(page[i], 17), "deployment") or "", last)
-        redis.call("HSET", keys.queue .. queue, "seen_until", last)
-    end
-    return is_last
-end
-
 local function wait(queue, member, id, run)
     redis.call("ZADD", keys.waiting .. run.deployment .. ":" .. queue, run.due_ms, member)
     redis.call("ZADD", keys.waits, 0, run.deployment .. " " .. queue)
@@ -182,7 +157,7 @@ local function push(queue, member, id, run)
     redis.call("ZREM", keys.scheduled .. queue, member)
     if run.deployment ~= "" then
         redis.call("ZADD", keys.deployment_slots .. run.deployment, at_ms, id)
-        deployment_of(run.deployment).room = deployment_of(run.deployment).room - 1
+        use_room(run.deployment)
     end
     if run.claimed_ms then
         -- It came back: `watch` looks once more whether anybody serves its queue.
@@ -192,7 +167,7 @@ local function push(queue, member, id, run)
     return #payload
 end
 
--- Handle one due run: its size when it was moved, else where it went.
+-- Handle one due run: its size when it was moved into the stream, else 0.
 local function move(queue, member, settings, answer)
     local id = string.sub(member, 17)
     local run = fetch(keys.run .. id, "place", "member", "queue", "due_ms", "run_count", "delivery",
@@ -203,7 +178,7 @@ local function move(queue, member, settings, answer)
     end
     if settings.late_policy == "latest" then
         -- One that is on time now may be the latest when somebody claims it.
-        note_newest(queue, run.deployment, place_key(run.due_ms, member))
+        note_newest(keys, queue, run.deployment, place_key(run.due_ms, member))
     end
     local full = run.deployment ~= "" and deployment_of(run.deployment).room <= 0
     local reason = too_late(keys, queue, settings, run, at_ms, late_after_ms)
@@ -215,15 +190,59 @@ local function move(queue, member, settings, answer)
         skip(keys, id, run, at_ms, reason)
         answer.skipped[#answer.skipped + 1] = id
         answer.skipped[#answer.skipped + 1] = reason
+        if run.deployment ~= "" then
+            tell_waiting(keys, run.deployment, at_ms) -- the room that it had is another one's
+        end
         return 0
     elseif full or run.deployment ~= "" and goes_behind(queue, member, run) then
         wait(queue, member, id, run)
         answer.waiting[#answer.waiting + 1] = id
         return 0
+    elseif polled then
+        if run.deployment ~= "" then
+            use_room(run.deployment)
+        end
+        return 0
     end
     answer.moved[#answer.moved + 1] = id
     answer.moved[#answer.moved + 1] = run.due_ms
     return push(queue, member, id, run)
+end
+
+-- In a pool that is handed out by polling: put apart what is due first and whose deployment is full,
+-- so that it stands in nobody's way. More than a page lists is not looked at. Answers whether there
+-- is more to put apart.
+local function sort_out(queue, settings, answer)
+    local more = false
+    for _, member in ipairs(redis.call("ZRANGE", keys.scheduled .. queue, "-inf", at_ms, "BYSCORE", "LIMIT", 0, 250)) do
+        if runs_left <= 0 or looks_left <= 0 then
+            return true
+        end
+        local before = #answer.waiting + #answer.skipped
+        move(queue, member, settings, answer)
+        looks_left = looks_left - 1
+        if #answer.waiting + #answer.skipped > before then
+            runs_left, more = runs_left - 1, true
+        end
+    end
+    return more
+end
+
+-- What a dispatch does where runs are taken, not claimed. Nobody waits for it: what is taken and what
+-- is listed is decided by the limits as they are, so once in half a second is enough.
+local function keep_in_order(queue, settings, unclaimed)
+    local answer, next_ms, more, is_seen = { waiting = {}, skipped = {} }, "", false, true
+    if settings.blocked then
+        redis.call("HDEL", keys.queue .. queue, "blocked")
+    end
+    if redis.call("EXISTS", keys.deployments) == 1 then
+        is_seen, looks_left = seen_all_due(keys, queue, settings, at_ms, late_after_ms, looks_left)
+        more = not is_seen or sort_out(queue, settings, answer)
+        local head = redis.call("ZRANGE", keys.scheduled .. queue, "(" .. at_ms, "+inf", "BYSCORE", "LIMIT", 0, 1, "WITHSCORES")
+        next_ms = head[2] and string.format("%.0f", math.max(head[2], at_ms + 500)) or ""
+    end
+    more = is_seen and let_all_in(queue) or more
+    return { queue, more and 1 or 0, next_ms, unclaimed > 0 and 1 or 0, {}, answer.waiting, answer.skipped }
 end
 
 local function dispatch(queue)
@@ -247,6 +266,8 @@ local function dispatch(queue)
             pass_on(queue)
         end
         return { queue, 0, look_ms < math.huge and string.format("%.0f", look_ms) or "", unclaimed > 0 and 1 or 0, {}, {}, {} }
+    elseif polled then
+        return keep_in_order(queue, settings, unclaimed)
     end
 
     local bytes_before = tonumber(settings.unclaimed_bytes or 0)
@@ -263,7 +284,9 @@ local function dispatch(queue)
     end
     if not is_full() and runs_left > 0 then
         more = let_all_in(queue)
-        if not seen_all_due(queue, settings) then
+        local is_seen
+        is_seen, looks_left = seen_all_due(keys, queue, settings, at_ms, late_after_ms, looks_left)
+        if not is_seen then
             return { queue, 1, "", 0, {}, {}, {} }
         end
     end

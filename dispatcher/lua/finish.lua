@@ -7,21 +7,22 @@
 -- KEYS[4]   scheduled     prefix of scheduled:<q>
 -- KEYS[5]   waits
 -- KEYS[6]   freed         prefix of freed:<q>
--- KEYS[7]   unstarted
--- KEYS[8]   stream        prefix of stream:<q>
--- KEYS[9]   ready
--- KEYS[10]  wake          prefix of wake:<q>
--- KEYS[11]  run           prefix of run:<id>
--- KEYS[12]  idempotency   prefix of idempotency:<sha256>
--- KEYS[13]  pool_slots
--- KEYS[14]  queue_slots   prefix of slots:queue:<q>
--- KEYS[15]  deployment_slots  prefix of slots:deployment:<d>
--- KEYS[16]  claims        prefix of claims:<h>
--- KEYS[17]  orders        prefix of orders:<h>
--- KEYS[18]  inbox         prefix of inbox:<h>
--- KEYS[19]  finished
--- KEYS[20]  events
--- KEYS[21]  changes
+-- KEYS[7]   newest        prefix of newest:<q>
+-- KEYS[8]   unstarted
+-- KEYS[9]   stream        prefix of stream:<q>
+-- KEYS[10]  ready
+-- KEYS[11]  wake          prefix of wake:<q>
+-- KEYS[12]  run           prefix of run:<id>
+-- KEYS[13]  idempotency   prefix of idempotency:<sha256>
+-- KEYS[14]  pool_slots
+-- KEYS[15]  queue_slots   prefix of slots:queue:<q>
+-- KEYS[16]  deployment_slots  prefix of slots:deployment:<d>
+-- KEYS[17]  claims        prefix of claims:<h>
+-- KEYS[18]  orders        prefix of orders:<h>
+-- KEYS[19]  inbox         prefix of inbox:<h>
+-- KEYS[20]  finished
+-- KEYS[21]  events
+-- KEYS[22]  changes
 -- ARGV[1]  now_ms        empty: the server's clock
 -- ARGV[2]  run_id
 -- ARGV[3]  token         fencing token of the claim
@@ -32,12 +33,13 @@
 -- ARGV[8]  output        the last bytes that the run wrote; may be empty
 -- ARGV[9]  nudge         1: the holder waits for a free slot
 -- Returns  finished | rescheduled | retrying | lost; retrying: the claim goes on, start again after the delay; the same token and run count again get the first answer again
--- Uses     fetch, event, refuse, now, close_delivery, is_paused, unclaimed_entries, room, nudge, offer, tell_waiting, free_deployment, free_slots, drop_entry, close_claim, end_run, schedule_again
+-- Uses     fetch, event, refuse, now, close_delivery, is_paused, unclaimed_entries, room, nudge, offer, tell_waiting, free_deployment, free_slots, drop_entry, close_claim, end_run, place_key, note_newest, note_behind, schedule_again
 local keys = { pool = KEYS[1], queues = KEYS[2], queue = KEYS[3], scheduled = KEYS[4],
-    waits = KEYS[5], freed = KEYS[6], unstarted = KEYS[7], stream = KEYS[8], ready = KEYS[9],
-    wake = KEYS[10], run = KEYS[11], idempotency = KEYS[12], pool_slots = KEYS[13],
-    queue_slots = KEYS[14], deployment_slots = KEYS[15], claims = KEYS[16], orders = KEYS[17],
-    inbox = KEYS[18], finished = KEYS[19], events = KEYS[20], changes = KEYS[21] }
+    waits = KEYS[5], freed = KEYS[6], newest = KEYS[7], unstarted = KEYS[8], stream = KEYS[9],
+    ready = KEYS[10], wake = KEYS[11], run = KEYS[12], idempotency = KEYS[13],
+    pool_slots = KEYS[14], queue_slots = KEYS[15], deployment_slots = KEYS[16], claims = KEYS[17],
+    orders = KEYS[18], inbox = KEYS[19], finished = KEYS[20], events = KEYS[21],
+    changes = KEYS[22] }
 local at_ms, id, token, run_count = now(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
 local state_type, state_name, message, output = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local wants_nudge = ARGV[9] == "1"

@@ -37,7 +37,7 @@
 -- ARGV[6]  part          of its key that varies; empty where none does
 -- ARGV[7...]  members    of it
 -- Returns  {word, done, {{what, queue, run, problem, repair, repaired}, …}}: reconciled | no_pool | newer version; done is how many of the members were looked at; an empty repair is up to people
--- Uses     fetch, now, event, found, is_paused, unclaimed_entries, room, nudge, offer, place_key, made_room, stop_waiting, tell_waiting, drop_entry, free_deployment, unschedule, is_registered, told, close_delivery, free_slots, close_claim, end_run, schedule_again, lose, pending_for, untouchable
+-- Uses     fetch, now, event, found, is_paused, unclaimed_entries, room, nudge, offer, place_key, made_room, stop_waiting, tell_waiting, drop_entry, free_deployment, unschedule, is_registered, told, close_delivery, free_slots, close_claim, end_run, note_newest, note_behind, schedule_again, lose, pending_for, untouchable
 local keys = { pool = KEYS[1], queues = KEYS[2], queue = KEYS[3], deployment = KEYS[4],
     scheduled = KEYS[5], waiting = KEYS[6], waits = KEYS[7], freed = KEYS[8], newest = KEYS[9],
     unstarted = KEYS[10], stream = KEYS[11], ready = KEYS[12], wake = KEYS[13], run = KEYS[14],

@@ -8,36 +8,37 @@
 -- KEYS[5]   waiting       prefix of waiting:<d>:<q>
 -- KEYS[6]   waits
 -- KEYS[7]   freed         prefix of freed:<q>
--- KEYS[8]   unstarted
--- KEYS[9]   stream        prefix of stream:<q>
--- KEYS[10]  ready
--- KEYS[11]  wake          prefix of wake:<q>
--- KEYS[12]  run           prefix of run:<id>
--- KEYS[13]  idempotency   prefix of idempotency:<sha256>
--- KEYS[14]  pool_slots
--- KEYS[15]  queue_slots   prefix of slots:queue:<q>
--- KEYS[16]  deployment_slots  prefix of slots:deployment:<d>
--- KEYS[17]  holder        prefix of holder:<h>
--- KEYS[18]  claims        prefix of claims:<h>
--- KEYS[19]  orders        prefix of orders:<h>
--- KEYS[20]  inbox         prefix of inbox:<h>
--- KEYS[21]  dead
--- KEYS[22]  finished
--- KEYS[23]  events
--- KEYS[24]  changes
+-- KEYS[8]   newest        prefix of newest:<q>
+-- KEYS[9]   unstarted
+-- KEYS[10]  stream        prefix of stream:<q>
+-- KEYS[11]  ready
+-- KEYS[12]  wake          prefix of wake:<q>
+-- KEYS[13]  run           prefix of run:<id>
+-- KEYS[14]  idempotency   prefix of idempotency:<sha256>
+-- KEYS[15]  pool_slots
+-- KEYS[16]  queue_slots   prefix of slots:queue:<q>
+-- KEYS[17]  deployment_slots  prefix of slots:deployment:<d>
+-- KEYS[18]  holder        prefix of holder:<h>
+-- KEYS[19]  claims        prefix of claims:<h>
+-- KEYS[20]  orders        prefix of orders:<h>
+-- KEYS[21]  inbox         prefix of inbox:<h>
+-- KEYS[22]  dead
+-- KEYS[23]  finished
+-- KEYS[24]  events
+-- KEYS[25]  changes
 -- ARGV[1]  now_ms        empty: the server's clock
 -- ARGV[2]  version       of the data model that the caller knows
 -- ARGV[3]  fix           1: repair, each with an event
 -- ARGV[4]  max_bytes     most payload looked at in this call, beyond the first run
 -- ARGV[5...]  ids        the runs
 -- Returns  {word, done, {{what, queue, run, problem, repair, repaired}, …}}: reconciled | no_pool | newer version; done is how many of the runs were looked at; an empty repair is up to people
--- Uses     fetch, now, is_grouped, event, found, unclaimed_entries, made_room, is_registered, told, close_delivery, is_paused, room, nudge, offer, tell_waiting, free_deployment, free_slots, drop_entry, close_claim, end_run, schedule_again, lose, pending_for, untouchable
+-- Uses     fetch, now, is_grouped, event, found, unclaimed_entries, made_room, is_registered, told, close_delivery, is_paused, room, nudge, offer, tell_waiting, free_deployment, free_slots, drop_entry, close_claim, end_run, place_key, note_newest, note_behind, schedule_again, lose, pending_for, untouchable
 local keys = { pool = KEYS[1], queues = KEYS[2], queue = KEYS[3], scheduled = KEYS[4],
-    waiting = KEYS[5], waits = KEYS[6], freed = KEYS[7], unstarted = KEYS[8], stream = KEYS[9],
-    ready = KEYS[10], wake = KEYS[11], run = KEYS[12], idempotency = KEYS[13],
-    pool_slots = KEYS[14], queue_slots = KEYS[15], deployment_slots = KEYS[16], holder = KEYS[17],
-    claims = KEYS[18], orders = KEYS[19], inbox = KEYS[20], dead = KEYS[21], finished = KEYS[22],
-    events = KEYS[23], changes = KEYS[24] }
+    waiting = KEYS[5], waits = KEYS[6], freed = KEYS[7], newest = KEYS[8], unstarted = KEYS[9],
+    stream = KEYS[10], ready = KEYS[11], wake = KEYS[12], run = KEYS[13], idempotency = KEYS[14],
+    pool_slots = KEYS[15], queue_slots = KEYS[16], deployment_slots = KEYS[17], holder = KEYS[18],
+    claims = KEYS[19], orders = KEYS[20], inbox = KEYS[21], dead = KEYS[22], finished = KEYS[23],
+    events = KEYS[24], changes = KEYS[25] }
 local at_ms, known_version, fix = now(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == "1"
 local bytes_left = tonumber(ARGV[4])
 
@@ -114,7 +115,7 @@ look_at["stream"] = function(id, run)
 end
 
 local function take_back(id, run)
-    redis.call("HSET", keys.run .. id, "holder", run.holder or "nobody", "entry", run.entry or "0-0")
+    redis.call("HSET", keys.run .. id, "holder", run.holder or "nobody")
     lose(keys, id, run.holder or "nobody", at_ms)
 end
 
@@ -129,7 +130,8 @@ local function is_known(id, run, consumer)
         redis.call("SADD", orders, id)
         nudge(keys.inbox .. run.holder)
     end
-    -- Without a group that is a finding of its queue, and a claim whose entry is gone needs none.
+    -- Without a group that is a finding of its queue, and a claim whose entry is gone, or that was
+    -- taken, needs none.
     if not consumer and is_grouped(keys.stream .. run.queue) and has_entry(id, run)
         and wrong("not-pending", id, run, told(run) .. " and its entry is pending for nobody", "given to it") then
         redis.call("XCLAIM", keys.stream .. run.queue, "workers", run.holder, 0, run.entry, "FORCE", "JUSTID")
@@ -137,9 +139,11 @@ local function is_known(id, run, consumer)
     end
 end
 
+-- A run that was taken never had an entry, and its token begins with its delivery.
 look_at["claimed"] = function(id, run)
     local consumer = pending_for(keys.stream .. run.queue, run.entry or "")
-    local whole = run.holder and run.token and run.entry
+    local taken = string.match(run.token or "", "^%d+%.") ~= nil
+    local whole = run.holder and run.token and taken ~= (run.entry ~= false)
     if whole and is_registered(keys, run.holder) then
         has_slot(id, run, keys.pool_slots, "the pool", run.claimed_ms)
         has_slot(id, run, keys.queue_slots .. run.queue, "its queue", run.claimed_ms)

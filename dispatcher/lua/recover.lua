@@ -33,7 +33,7 @@
 -- ARGV[2]  holder
 -- ARGV[3]  limit         most runs, and most queues, handled in this call
 -- Returns  {word, run, what, …}: more | recovered | alive | unknown; what is requeued, dead or ended
--- Uses     fetch, now, event, place_key, unclaimed_entries, made_room, stop_waiting, is_paused, tell_waiting, drop_entry, free_deployment, unschedule, close_delivery, room, nudge, offer, free_slots, close_claim, end_run, schedule_again, lose
+-- Uses     fetch, now, event, place_key, unclaimed_entries, made_room, stop_waiting, is_paused, tell_waiting, drop_entry, free_deployment, unschedule, close_delivery, room, nudge, offer, free_slots, close_claim, end_run, note_newest, note_behind, schedule_again, lose
 local keys = { pool = KEYS[1], queues = KEYS[2], queue = KEYS[3], scheduled = KEYS[4],
     waiting = KEYS[5], waits = KEYS[6], freed = KEYS[7], newest = KEYS[8], unstarted = KEYS[9],
     stream = KEYS[10], ready = KEYS[11], wake = KEYS[12], run = KEYS[13], idempotency = KEYS[14],
@@ -59,7 +59,7 @@ redis.call("PERSIST", holder_key)
 if not him.dead then
     -- Marked first: from here on this incarnation claims nothing and renews nothing.
     redis.call("HSET", holder_key, "dead", "1")
-    event(keys, at_ms, drained and "left" or "worker-lost", { "worker", holder })
+    event(keys, at_ms, drained and "drained" or "worker-lost", { "worker", holder })
 end
 redis.call("ZADD", keys.holders, 0, holder)
 

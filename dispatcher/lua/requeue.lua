@@ -1,23 +1,25 @@
 -- Take a run out of the dead letters: it is scheduled again, and its losses are forgotten.
 --
 -- KEYS[1]   queues
--- KEYS[2]   scheduled     prefix of scheduled:<q>
--- KEYS[3]   unstarted
--- KEYS[4]   run           prefix of run:<id>
--- KEYS[5]   dead
--- KEYS[6]   events
--- KEYS[7]   changes
+-- KEYS[2]   queue         prefix of queue:<q>
+-- KEYS[3]   scheduled     prefix of scheduled:<q>
+-- KEYS[4]   newest        prefix of newest:<q>
+-- KEYS[5]   unstarted
+-- KEYS[6]   run           prefix of run:<id>
+-- KEYS[7]   dead
+-- KEYS[8]   events
+-- KEYS[9]   changes
 -- ARGV[1]  now_ms        empty: the server's clock
 -- ARGV[2]  run_id
 -- ARGV[3]  due_ms        empty: now
 -- ARGV[4]  by            who does it
 -- Returns  {word, detail}: requeued due_ms | not_dead state | no_queue queue | unknown
--- Uses     fetch, now, event, schedule_again
-local keys = { queues = KEYS[1], scheduled = KEYS[2], unstarted = KEYS[3], run = KEYS[4],
-    dead = KEYS[5], events = KEYS[6], changes = KEYS[7] }
+-- Uses     fetch, now, event, place_key, note_newest, note_behind, schedule_again
+local keys = { queues = KEYS[1], queue = KEYS[2], scheduled = KEYS[3], newest = KEYS[4],
+    unstarted = KEYS[5], run = KEYS[6], dead = KEYS[7], events = KEYS[8], changes = KEYS[9] }
 local at_ms, id, due_ms, by = now(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
 
-local run = fetch(keys.run .. id, "place", "queue", "member", "state_type")
+local run = fetch(keys.run .. id, "place", "queue", "member", "state_type", "deployment")
 if not run.place then
     return { "unknown", "" }
 elseif run.place ~= "dead" then

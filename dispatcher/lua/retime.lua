@@ -19,7 +19,7 @@
 -- ARGV[3]  due_ms        empty: now
 -- ARGV[4]  by            who does it
 -- Returns  {word, detail}: retimed due_ms | claimed holder | ended state | unknown
--- Uses     fetch, now, event, place_key, unclaimed_entries, made_room, stop_waiting, is_paused, tell_waiting, drop_entry, free_deployment, unschedule, schedule_again
+-- Uses     fetch, now, event, place_key, unclaimed_entries, made_room, stop_waiting, is_paused, tell_waiting, drop_entry, free_deployment, unschedule, note_newest, note_behind, schedule_again
 local keys = { queues = KEYS[1], queue = KEYS[2], scheduled = KEYS[3], waiting = KEYS[4],
     waits = KEYS[5], freed = KEYS[6], newest = KEYS[7], unstarted = KEYS[8], stream = KEYS[9],
     ready = KEYS[10], run = KEYS[11], deployment_slots = KEYS[12], events = KEYS[13],

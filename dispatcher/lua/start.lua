@@ -8,7 +8,7 @@
 -- ARGV[3]  token         fencing token of the claim
 -- ARGV[4]  run_count     what it is with this start; the same again changes nothing
 -- Returns  started | cancelling | lost
--- Uses     fetch, event, refuse, now
+-- Uses     fetch, event, refuse, now, begin
 local keys = { unstarted = KEYS[1], run = KEYS[2], events = KEYS[3] }
 local at_ms, id, token, run_count = now(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
 
@@ -26,13 +26,5 @@ elseif tonumber(run.run_count) + 1 ~= run_count then
 end
 -- PERSIST is let through at full memory and opens the way for the rest: work goes on.
 redis.call("PERSIST", run_key)
-redis.call("HSET", run_key, "state_type", "RUNNING", "state_name", run.retrying and "Retrying" or "Running",
-    "run_count", run_count, "started_ms", at_ms, "delivery." .. run.delivery .. ".started_ms", at_ms,
-    "first_started_ms", run.first_started_ms or at_ms)
-if run.retrying then
-    redis.call("HDEL", run_key, "retrying")
-end
-redis.call("ZREM", keys.unstarted, id)
-event(keys, at_ms, "started", { "run", id, "queue", run.queue, "from", run.state_type,
-    "to", "RUNNING", "worker", run.holder })
+begin(keys, id, run, run.delivery, run_count, run.holder, at_ms)
 return "started"

@@ -37,7 +37,7 @@
 -- ARGV[16] retry_type    in_process | reschedule
 -- ARGV[17] job_version   under which the run was checked; empty: any
 -- Returns  {word, detail, run_id}: accepted due_ms | retimed due_ms | duplicate state | claimed state | ended state | paused reason | changed job_version | no_pool | no_queue | newer version; the run id is the first one's under an idempotency key
--- Uses     fetch, event, refuse, now, is_paused, place_key, unclaimed_entries, made_room, stop_waiting, tell_waiting, drop_entry, free_deployment, unschedule
+-- Uses     fetch, event, refuse, place_key, now, is_paused, unclaimed_entries, made_room, stop_waiting, tell_waiting, drop_entry, free_deployment, unschedule, note_newest, note_behind
 local keys = { pool = KEYS[1], queues = KEYS[2], queue = KEYS[3], scheduled = KEYS[4],
     waiting = KEYS[5], waits = KEYS[6], freed = KEYS[7], newest = KEYS[8], unstarted = KEYS[9],
     stream = KEYS[10], ready = KEYS[11], run = KEYS[12], idempotency = KEYS[13],
@@ -75,7 +75,7 @@ elseif before.place == "claimed" then
 elseif ended and (state_id == "" or state_id == before.state_id or tonumber(due_ms) <= tonumber(before.offered_ms)) then
     return { refuse(keys, id, before, at_ms, "ended", "offered again after its end"), before.state_type, id }
 end
-local mine = fetch(keys.queue .. queue, "intake_paused", "intake_paused_until_ms", "intake_paused_reason")
+local mine = fetch(keys.queue .. queue, "intake_paused", "intake_paused_until_ms", "intake_paused_reason", "seen_until")
 for _, settings in ipairs({ pool, mine }) do
     if is_paused(settings.intake_paused, settings.intake_paused_until_ms, at_ms) then
         local reason = settings.intake_paused_reason or ""
@@ -119,6 +119,9 @@ if idempotency ~= "" then
     redis.call("SET", keys.idempotency .. idempotency, id)
 end
 redis.call("ZADD", keys.scheduled .. queue, due_ms, member)
+if mine.seen_until then
+    note_behind(keys, queue, deployment, place_key(due_ms, member))
+end
 redis.call("ZADD", keys.unstarted, due_ms, id)
 event(keys, at_ms, known and "retimed" or "submitted", { "run", id, "queue", queue,
     "from", before.state_type, "to", "SCHEDULED", "due_ms", due_ms })

@@ -25,7 +25,8 @@ local function is_served(queue)
     if not holders then
         holders = {}
         for _, holder in ipairs(redis.call("ZRANGE", keys.holders, "(" .. at_ms, "+inf", "BYSCORE", "LIMIT", 0, 1000)) do
-            local him = fetch(keys.holder .. holder, "queues", "draining", "dead")
+            local him = fetch(keys.holder .. holder, "queues", "draining", "dead", "worker")
+            him.dead = him.dead or him.worker == holder -- one that several share claims nothing
             if him.queues and not him.draining and not him.dead then
                 holders[#holders + 1] = " " .. him.queues .. " "
             end

@@ -1,4 +1,5 @@
--- Take entries that nobody has claimed out of the stream of a paused queue, back to their places.
+-- Take entries that nobody has claimed out of the stream of a paused queue, or of one whose pool is
+-- handed out by polling, back to their places.
 --
 -- KEYS[1]   pool
 -- KEYS[2]   queues
@@ -20,7 +21,7 @@
 -- ARGV[4]  max_bytes     most payload looked at, beyond the first entry
 -- ARGV[5]  after         entry to go on behind; empty: behind the last one that was claimed
 -- Returns  {word, after}: more | withdrawn | not_paused
--- Uses     fetch, now, event, is_paused, place_key, unclaimed_entries, made_room, stop_waiting, tell_waiting, drop_entry, free_deployment, unschedule, schedule_again
+-- Uses     fetch, now, event, is_paused, place_key, unclaimed_entries, made_room, stop_waiting, tell_waiting, drop_entry, free_deployment, unschedule, note_newest, note_behind, schedule_again
 local keys = { pool = KEYS[1], queues = KEYS[2], queue = KEYS[3], scheduled = KEYS[4],
     waiting = KEYS[5], waits = KEYS[6], freed = KEYS[7], newest = KEYS[8], stream = KEYS[9],
     ready = KEYS[10], run = KEYS[11], deployment_slots = KEYS[12], events = KEYS[13],
@@ -28,7 +29,7 @@ local keys = { pool = KEYS[1], queues = KEYS[2], queue = KEYS[3], scheduled = KE
 local at_ms, queue, limit = now(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local max_bytes, after = tonumber(ARGV[4]), ARGV[5]
 
-local paused = false
+local paused = redis.call("HGET", keys.pool, "handout") == "poll"
 for _, key in ipairs({ keys.pool, keys.queue .. queue }) do
     local settings = fetch(key, "paused", "paused_until_ms")
     paused = paused or is_paused(settings.paused, settings.paused_until_ms, at_ms)

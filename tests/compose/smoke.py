@@ -37,7 +37,7 @@ def main() -> None:
 
     with folder() as place, engine() as env:
         step("stand-ins for the base images", lambda: make_stand_ins(env))
-        command, password = choose_compose(env), make_secret(place)
+        command, password = choose_compose(env), make_secrets(place)
         fleet = Fleet(place, command, env)
         try:
             scenario(fleet, password, step)
@@ -46,7 +46,7 @@ def main() -> None:
             raise
         finally:
             step("down -v")
-            fleet.compose("--profile", "cli", "down", "-v", "-t", "5")
+            fleet.compose("--profile", "rq", "--profile", "cli", "down", "-v", "-t", "5")
         left = fleet.docker("ps", "-aq") + fleet.docker("volume", "ls", "-q")
         assert not left, f"`down -v` left {left}"
     step("done: nothing lost, nothing repeated, nothing left")
@@ -62,13 +62,18 @@ def choose_compose(env: dict[str, str]) -> tuple[str, ...]:
     return command
 
 
-def make_secret(place: Path) -> str:
-    """Make the secret's file as docs/operations.md says; return the password."""
+def make_secrets(place: Path) -> str:
+    """Make the files of secrets as docs/operations.md says; return the password of Redis."""
     password = secrets.token_hex(32)
     (place / "secrets").mkdir(mode=0o700)
-    file = place / "secrets" / "redis_url"
-    file.write_text(f"redis://:{password}@redis:6379/0\n")
-    file.chmod(0o644)
+    texts = {
+        "redis_url": f"redis://:{password}@redis:6379/0",
+        "http_token": secrets.token_hex(32),
+    }
+    for name, text in texts.items():
+        file = place / "secrets" / name
+        file.write_text(text + "\n")
+        file.chmod(0o644)
     return password
 
 
@@ -83,13 +88,14 @@ def scenario(fleet: Fleet, password: str, step: Callable[..., None]) -> None:
     step("a worker dies: Docker restarts it, its run completes", lambda: crash(fleet))
     step("rolling restart and replacement under load", lambda: roll(fleet))
     step("redis restarts under load", lambda: restart_redis(fleet))
+    step("the rq profile: RQ workers run what is handed over", lambda: use_rq(fleet))
     step("the doctor finds nothing", lambda: fleet.dispatcher("doctor"))
     step("all are healthy", lambda: check_health(fleet))
 
 
 def read_by_all(fleet: Fleet) -> None:
     for version, command in composes(fleet.env).items():
-        profiles = ("--profile", "cli")
+        profiles = ("--profile", "rq", "--profile", "cli")
         run(*command, *profiles, "config", "--quiet", env=fleet.env, cwd=fleet.folder)
         print(f"          read by {version}")
 
@@ -235,6 +241,14 @@ def unended(fleet: Fleet) -> list[dict[str, Any]]:
 def check_health(fleet: Fleet) -> None:
     for service, count in {"redis": 1, "dispatcher": 2, "worker": 3}.items():
         fleet.wait_healthy(service, count)
+
+
+def use_rq(fleet: Fleet) -> None:
+    fleet.dispatcher("pool", "create", "rq", "--type", "rq", "--command", CHILD)
+    fleet.compose("--profile", "rq", "up", "-d", "rq-consumer", "rq-worker")
+    fleet.wait_healthy("rq-worker", 1)
+    fleet.submit([new_run() for _ in range(10)], pool="rq").wait_done()
+    fleet.wait_healthy("rq-consumer", 1)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Fixtures for the atomic steps: a pool with its fleet, and an ear on its `changes` channel."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -44,3 +46,19 @@ def own_fleet(server: RealServer) -> Iterator[Fleet]:
     """A pool on that server."""
     with server.client() as client:
         yield Fleet(client, "t")
+
+
+@pytest.fixture
+def served(real_server: RealServer, prefix: str) -> Iterator[Any]:
+    """A pool with an HTTP server beside it."""
+    from tests.served import Served  # what it imports is for those tests alone
+
+    with closing(Served(real_server, prefix)) as it:
+        yield it
+
+
+@pytest.fixture
+def token(served: Any) -> str:
+    """The token of the run "a", which was claimed over HTTP."""
+    served.put_json("a")
+    return str(served.claim_one()["claim"]["token"])

@@ -15,6 +15,7 @@ from dispatcher.connection import Connection
 from dispatcher.errors import RedisRefused, RedisUnavailable
 from dispatcher.inspector import Inspector
 from dispatcher.keys import TABLE, pools_key
+from dispatcher.measuring import measure
 from dispatcher.preflight import look_at_servers
 from dispatcher.reconciling import Reconciler
 from dispatcher.records import Word
@@ -117,6 +118,16 @@ def test_all_is_read_from_where_it_is(fleets, connection, own):
     assert Counter(
         event.pool for event in heard if event.fields["event"] == "claimed"
     ) == dict.fromkeys(pools, 2)
+
+
+def test_runs_are_listed_and_taken_where_their_pool_is(fleets, connection, own):
+    for fleet in fleets:
+        fleet.set_pool(handout="poll")
+        fleet.submit("a", "b")
+        assert fleet.finish(fleet.take_one("a")) is Word.FINISHED
+    inspector = Inspector(connection, own)
+    pages = [inspector.scheduled_page(fleet.pool) for fleet in fleets]
+    assert [[row.run.id for row in page.runs] for page in pages] == [["b"]] * 4
 
 
 def test_the_time_of_a_pool_is_that_of_its_node(nodes, fleets, connection, own):
@@ -236,6 +247,7 @@ STEPS: dict[str, Callable[[Fleet], object]] = {
     "cancel": lambda fleet: fleet.cancel("a"),
     "pause": lambda fleet: fleet.pause(),
     "watch": lambda fleet: fleet.watch(),
+    "take": lambda fleet: fleet.take("c"),
 }
 
 
@@ -267,6 +279,7 @@ def test_each_script_declares_a_key_that_never_exists_so_that_it_waits_for_a_mov
 def test_what_is_read_while_a_pool_moves_is_right_or_refused(nodes, fleets, connection, own):
     fleet, inspector = fleets[0], Inspector(connection, own)
     begin(fleet)
+    fleet.set_pool(handout="poll")
     reads: list[Callable[[], object]] = [
         lambda: inspector.pool(fleet.pool).claimed,
         lambda: [(q.scheduled, q.unclaimed, q.claimed) for q in inspector.queues(fleet.pool)],
@@ -275,6 +288,7 @@ def test_what_is_read_while_a_pool_moves_is_right_or_refused(nodes, fleets, conn
         lambda: inspector.claims(fleet.pool, "w.1"),
         lambda: inspector.run("a").place,
         lambda: len(inspector.past_events(fleet.pool)),
+        lambda: [row.run.id for row in inspector.scheduled_page(fleet.pool).runs],
     ]
     right = [read() for read in reads]
     key, refused = fleet.keys["pool"], 0
@@ -289,6 +303,27 @@ def test_what_is_read_while_a_pool_moves_is_right_or_refused(nodes, fleets, conn
 
     assert refused
     assert [read() for read in reads] == right
+
+
+def test_a_pool_that_moves_is_measured_right_or_left_out(nodes, fleets, connection, own):
+    fleet, inspector = fleets[0], Inspector(connection, own)
+    begin(fleet)
+
+    def measured():
+        found = {p.name: [(q.unclaimed, q.claimed) for q in p.queues] for p in measure(inspector)}
+        return found, found.pop(fleet.pool, None)
+
+    others, right = measured()
+    key, left_out = fleet.keys["pool"], 0
+    nodes.begin_move(key, 1)
+    while nodes.move_keys(key, 1, most=1):
+        assert measured() in ((others, right), (others, None))
+        left_out += measured()[1] is None
+    nodes.end_move(key, 1)
+
+    assert left_out
+    assert len(others) == len(fleets) - 1
+    assert measured() == (others, right)
 
 
 # --- What is wrong is said

@@ -81,7 +81,7 @@ def test_a_drained_holder_leaves_although_its_lease_goes_on(fleet, holder):
     assert fleet.store.recover_all(POOL, holder).word is Word.RECOVERED
     assert [name for name in fleet.dump() if holder in name] == []
     events = [event["event"] for event in fleet.dump()["events"]]
-    assert events[-3:] == ["draining", "left", "recovered"]
+    assert events[-3:] == ["draining", "drained", "recovered"]
 
 
 def test_a_holder_that_still_has_runs_does_not_leave(fleet, holder):

@@ -311,11 +311,12 @@ TABLE: list[tuple[str, Callable[[Fleet], Any], dict[str, str]]] = [
     ),
     ("registered", lambda f: f.register(), WORKER),
     ("draining", drained, WORKER | {"reason": "stop"}),
-    ("left", lambda f: f.store.recover_all(POOL, drained(f)), WORKER),
+    ("drained", lambda f: f.store.recover_all(POOL, drained(f)), WORKER),
     ("worker-lost", lambda f: f.lose(f.register()), WORKER),
     ("recovered", lambda f: f.lose(f.register()), WORKER),
 ]
-ELSEWHERE = {"repaired", "pool-deleted"}  # tests/redis/test_reconcile*.py, test_delete.py
+# tests/redis/test_reconcil*.py, test_delete.py, test_hand_over.py
+ELSEWHERE = {"repaired", "pool-deleted", "handed-over"}
 
 
 @pytest.mark.parametrize(

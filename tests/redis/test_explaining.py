@@ -3,7 +3,8 @@
 import pytest
 
 from dispatcher import probing
-from dispatcher.cli.output import shown_span, utc
+from dispatcher.cli.output import shown_span
+from dispatcher.clock import utc
 from dispatcher.records import Finish
 from tests.builders import OUTCOMES, T0, Fleet
 from tests.explanations import codes, explained, told

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from dispatcher.cli.output import shown_span, utc
+from dispatcher.cli.output import shown_span
+from dispatcher.clock import utc
 from dispatcher.errors import NotFound, PoolNotFound, QueueNotFound
 from dispatcher.explaining import explain
 from dispatcher.inspector import Inspector

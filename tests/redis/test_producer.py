@@ -131,7 +131,7 @@ def test_a_pool_that_never_stops_changing_refuses_in_the_end(fleet, producer, mo
     assert times == [1] * 6
 
 
-@pytest.mark.parametrize("kind", ["rq", "handler"])
+@pytest.mark.parametrize("kind", ["prefect", "handler"])
 def test_a_run_for_a_pool_of_another_type_needs_no_command(fleet, producer, kind):
     pool = Pool("other", str(uuid4()), kind, base_job_template=a_template({}, n={"type": "null"}))
     fleet.store.create_pool(pool, default_queue_id=str(uuid4()))

@@ -1,7 +1,6 @@
 """The invariants of docs/data-model.md hold after every step, whatever the order of the steps.
 
-DISPATCHER_TEST_STEPS is how many steps are done in all, over all servers. `make mutants` sets
-DISPATCHER_TEST_MUTANT, the number of a mutation that the scripts then have.
+DISPATCHER_TEST_STEPS is how many steps are done in all, over all servers.
 """
 
 import logging
@@ -13,7 +12,6 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
 
-from dispatcher import scripts
 from dispatcher.records import Outcome
 from tests.conftest import BACKENDS
 from tests.deeds import (
@@ -32,7 +30,8 @@ from tests.deeds import (
 from tests.fleet import Fleet
 from tests.machine import DEPLOYMENTS, PLENTY, QUEUES
 from tests.mutants import MUTANTS, occurrences
-from tests.stories import Stories, has_room
+from tests.polls import Polls
+from tests.stories import has_room
 
 STEPS = int(os.environ.get("DISPATCHER_TEST_STEPS", "2000"))
 MUTANT = os.environ.get("DISPATCHER_TEST_MUTANT")
@@ -52,7 +51,7 @@ PLACES = st.sampled_from(["claimed", "ended", "ended", "dead", "stream", "waitin
 KEYS = st.sampled_from(["", "own", "own", "key 1", "key 2"])
 
 
-class Machine(Stories):
+class Machine(Polls):
     """The rules of submitters, dispatchers and workers, beside the others."""
 
     client_of: Callable[[], object]
@@ -127,6 +126,15 @@ class Machine(Stories):
     @rule(names=st.permutations(QUEUES), only=st.booleans(), limit=few, max_bytes=budgets)
     def dispatch(self, names: list[str], only: bool, limit: int, max_bytes: int) -> None:
         self.fleet.dispatch(names[:1] if only else names, limit=limit, max_bytes=max_bytes)
+
+    @precondition(lambda self: self.fleet.ledger.accepted)
+    @rule(index=picks, what=st.sampled_from(["scheduled", "waiting", "claimed", "any"]))
+    def take(self, index: int, what: str) -> None:
+        """Somebody polls, however the pool is handed out; a third of them once more."""
+        run, _ = self.some_run(index // 3, places=(what,))
+        old = [w.holder.rpartition(".")[2] for w in self.fleet.workers if "~" in w.holder]
+        again = index % 3 == 0 and old
+        self.fleet.take(run, self.pick(old, index) if again else self.fresh())
 
     # --- Workers
 
@@ -296,31 +304,13 @@ def settings_for(steps: int) -> settings:
 @pytest.mark.timeout(60 + STEPS // 4)
 def test_all_invariants_hold_after_every_step_in_any_order(client, prefix, monkeypatch):
     monkeypatch.setattr(REPEATS, lambda *_: None, raising=False)
-    steps = STEPS // len(BACKENDS)
-    if MUTANT is not None:
-        mutate(monkeypatch, int(MUTANT))
-        steps = STEPS
+    steps = STEPS if MUTANT else STEPS // len(BACKENDS)
 
     class Here(Machine):
         pass
 
     Here.client_of, Here.prefix = staticmethod(lambda: client), prefix
     run_state_machine_as_test(Here, settings=settings_for(steps))
-
-
-def mutate(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Let the scripts be read with one mutation, in this process only."""
-    mutants, read = MUTANTS[number : number + 1], scripts._read
-
-    def mutated(name: str) -> str:
-        text = read(name)
-        for mutant in mutants:
-            if name == mutant.script:
-                text = text.replace(mutant.old, mutant.new)
-        return text
-
-    monkeypatch.setattr(scripts, "_read", mutated)
-    scripts.load.cache_clear()
 
 
 def test_each_mutation_changes_its_script_in_exactly_one_place():

@@ -85,6 +85,16 @@ class Walk:
             answer = self.fleet.answer(self.pick(self.holders), self.pick((1, 2, 5)))
             self.claims += [(claim, claim.run_count) for claim in answer.claims]
 
+    def take(self) -> None:
+        if self.runs:
+            taken = self.fleet.take(self.pick(self.runs), str(len(self.done)))
+            if taken.claim:
+                self.holders.append(taken.holder)
+                self.claims.append((taken.claim, taken.claim.run_count))
+
+    def hand_out(self) -> None:
+        self.fleet.set_pool(handout=self.pick(("stream", "poll", "poll")))
+
     def start(self) -> None:
         if self.claims:
             claim, count = self.claims.pop(self.random.randrange(len(self.claims)))
@@ -175,7 +185,7 @@ WEIGHTS = {
     **{"submit": 14, "offer_again": 3, "dispatch": 14, "register": 4, "claim": 12, "start": 8},
     **{"finish": 8, "release": 3, "cancel": 4, "retime": 3, "pause": 2, "resume": 5},
     **{"withdraw": 2, "set_limits": 3, "set_queue": 3, "lose": 1, "drain": 1, "renew": 4},
-    **{"take_wakes": 2, "decide_dead": 2, "watch": 2, "advance": 6},
+    **{"take_wakes": 2, "decide_dead": 2, "watch": 2, "advance": 6, "take": 8, "hand_out": 2},
 }
 
 

@@ -10,6 +10,9 @@ import redis
 
 from dispatcher.connection import Connection
 from dispatcher.errors import RedisRefused, RedisUnavailable
+from dispatcher.hand_overs import shared_holder
+from dispatcher.inspector import Inspector
+from dispatcher.measuring import measure
 from dispatcher.records import Claim, Finish, Start, Word
 from dispatcher.scripts import load, names
 from dispatcher.store import Store
@@ -108,6 +111,14 @@ def shut(fleet: Fleet) -> None:
         fleet.store.pause(pool, queue, intake=True)
 
 
+def hand_over(fleet: Fleet) -> Claim:
+    """Claim a run and hand it over to the RQ queue `flows`, without a job."""
+    shared = fleet.store.register_shared(fleet.pool, "flows", slots=1)
+    claim = fleet.claim_one(fleet.register("giver"))
+    fleet.store.hand_over(fleet.pool, claim, shared.holder, enqueue=lambda _: None)
+    return claim
+
+
 def corrupt(fleet: Fleet) -> None:
     """A slot without a run, a run without its place, and a queue that nobody would look at."""
     fleet.submit("astray", due_ms=T0 * 2)
@@ -131,13 +142,16 @@ def reconcile(fleet: Fleet, step: str) -> None:
 def on_a_replica(fleet: Fleet) -> Fleet:
     """The fleet after its server has become the replica of one that is not there.
 
-    "a" is claimed, "b" in its stream, "c" scheduled, "dead" is dead, "held" in a paused queue.
+    "a" is claimed, "b" in its stream, "c" scheduled, "dead" is dead, "held" in a paused queue, and
+    "elsewhere" was handed over.
     """
     fleet.set_pool(late_after_ms=0)
     fleet.set_queue(max_deliveries=1)
     fleet.put("dead")
     fleet.start(fleet.claim_one(fleet.register("old")))
     fleet.lose("old.1")
+    fleet.put("elsewhere")
+    hand_over(fleet)
     fleet.put("a")
     fleet.claim_one(fleet.register())
     fleet.put("b")
@@ -177,6 +191,20 @@ STEPS = {
     "watch": lambda fleet: fleet.watch(),
     "delete_queue": lambda fleet: fleet.store.delete_queue(POOL, "shut"),
     "delete_pool": lambda fleet: fleet.store.delete_pool("shut"),
+    "take": lambda fleet: fleet.take("c"),
+    "hand_over": lambda fleet: fleet.store.hand_over(
+        POOL, token(fleet), shared_holder("flows"), enqueue=lambda _: None
+    ),
+    "renew_run": lambda fleet: fleet.store.renew_run(
+        POOL,
+        "elsewhere",
+        fleet.run("elsewhere")["token"],
+        holder=shared_holder("flows"),
+        executor="horse.1",
+    ),
+    "abandon": lambda fleet: fleet.store.abandon(
+        POOL, "elsewhere", fleet.run("elsewhere")["token"]
+    ),
     "reconcile_runs": lambda fleet: reconcile(fleet, "runs"),
     "reconcile_listings": lambda fleet: reconcile(fleet, "listings"),
     "reconcile_queue": lambda fleet: reconcile(fleet, "queue"),
@@ -189,7 +217,7 @@ def token(fleet: Fleet) -> Claim:
 
 
 def test_every_step_is_tried_here():
-    assert sorted(STEPS) == names()
+    assert sorted([*STEPS, "measure"]) == names()  # which writes nothing
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -336,6 +364,15 @@ def test_every_step_stays_inside_the_slot_of_its_pool(cluster):
 
     places = [fleet.run(run_id)["place"] for run_id in "abcdef"]
     assert places == ["ended", "scheduled", "scheduled", "scheduled", "ended", "stream"]
+    claim = hand_over(fleet)
+    where = {"holder": shared_holder("flows"), "executor": "horse.1"}
+    assert fleet.store.renew_run(fleet.pool, claim.run_id, claim.token, **where).word == "renewed"
+    assert fleet.store.abandon(fleet.pool, claim.run_id, claim.token) == "requeued"
+    fleet.set_pool(handout="poll")
+    assert fleet.take("d").word == "taken"
+    assert [each.name for each in measure(Inspector(fleet.store.connection, PREFIX))] == [
+        fleet.pool
+    ]
     assert all(cluster.script_exists(*(load(name).sha for name in names())))
 
 

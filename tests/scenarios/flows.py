@@ -6,7 +6,6 @@ and has its process id, `go` lets it end.
 
 import asyncio
 import ctypes
-import hashlib
 import os
 import sys
 import threading
@@ -39,7 +38,6 @@ def echo(run: Run) -> dict[str, object]:
         "parameters": dict(run.parameters),
         "token": run.fencing_token,
         "counts": [run.run_count, run.delivery],
-        "sha256": hashlib.sha256(run.raw).hexdigest(),
         "tags": run.payload.flow_run.tags,
     }
 

@@ -68,14 +68,17 @@ class Proxy:
                         return
                     self._open += [here, there]
                 for pair in ((here, there), (there, here)):
-                    threading.Thread(target=_pass_on, args=pair, daemon=True).start()
+                    threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
 
+    def before_passing(self, source: socket.socket, target: socket.socket, chunk: bytes) -> None:
+        """See what is about to be passed on; whoever waits here delays it."""
 
-def _pass_on(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while chunk := source.recv(65_536):
-            target.sendall(chunk)
-    _close(target)
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while chunk := source.recv(65_536):
+                self.before_passing(source, target, chunk)
+                target.sendall(chunk)
+        _close(target)
 
 
 def _close(one: socket.socket) -> None:

@@ -209,16 +209,16 @@ def test_it_refuses_to_remove_while_something_is_claimed_and_can_be_given_again(
 
 
 def test_a_run_that_comes_between_the_look_and_the_pause_stops_it(etl, hands, monkeypatch):
-    from dispatcher.cli import deleting
+    from dispatcher import removing
 
-    counts = deleting._counts
+    counts = removing._counts
 
     def count_then_submit(queues):
         found = counts(queues)
         submit(etl, a_run(1), queue="q", at=LATER)
         return found
 
-    monkeypatch.setattr(deleting, "_counts", count_then_submit)
+    monkeypatch.setattr(removing, "_counts", count_then_submit)
     assert error_of(etl(*QUEUE)) == (
         "error: queue 'q' of pool 'etl' still has runs: 1; it is paused now, with its intake: "
         "delete it with --force, or resume it"

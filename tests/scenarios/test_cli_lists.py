@@ -63,6 +63,7 @@ def test_a_pool_shows_the_settings_it_was_created_with(cli):
         "id": run_id(5),
         "name": "etl",
         "type": "process",
+        "handout": "stream",
         "created": "TIME",
         "command": "python -m etl",
         "base_job_template": {},

@@ -45,6 +45,7 @@ def queue(cli, name="q"):
 
 
 POOL_SETTINGS = [
+    (["--handout", "poll"], {"handout": "poll"}),
     (["--limit", "5"], {"concurrency_limit": 5}),
     (["--limit", "0"], {"concurrency_limit": 0}),
     (["--command", "python -m etl"], {"command": "python -m etl"}),
@@ -140,7 +141,7 @@ def test_people_see_limits_and_what_holds_them(etl, client, prefix):
     etl("submit", "-", "--pool", "etl", "--queue", "q", given=ndjson(a_run(1)))
     Hands(client, prefix).claim("q")
     (row,) = etl("pool", "ls").lines[1:]
-    assert row.split()[:4] == ["etl", "process", "5", "1"]
+    assert row.split()[:5] == ["etl", "process", "stream", "5", "1"]
     assert "limit          5\nclaimed        1\n" in etl("pool", "show", "etl").out
     shown = etl("queue", "show", "q", "--pool", "etl").out
     assert "limit          2\n" in shown

@@ -2,39 +2,24 @@
 
 import json
 import re
-import shlex
 from pathlib import Path
 
 from tests.probes import ROOT
+from tests.scenarios.examples import follow, records
 from tests.scenarios.fleet import Scene
 from tests.servers import RealServer
 
 EXAMPLE = ROOT / "examples" / "handler"
 
 
-def commands() -> list[list[str]]:
-    """The words of each command of the README; the last one is & for what goes on behind it."""
-    (block,) = re.findall(r"```sh\n(.*?)```", (EXAMPLE / "README.md").read_text(), re.DOTALL)
-    return [shlex.split(line, comments=True) for line in block.splitlines()]
-
-
 def test_the_commands_of_the_readme_run_the_example(
     real_server: RealServer, prefix: str, tmp_path: Path
 ):
-    done = {}
     with Scene(real_server, prefix, tmp_path) as scene:
-        scene.working_dir = EXAMPLE
-        for *words, last in commands():
-            if last == "&":
-                scene.start(*words, PYTHONDONTWRITEBYTECODE="1")
-                continue
-            answer = scene.command(*words, last)
-            assert answer.returncode == 0, answer.stderr
-            done[words[1]] = answer.stdout
+        done = follow(scene, EXAMPLE)
         results = {
-            name: json.loads(scene.inspector.output(scene.inspector.run(run["id"], "shop")))
-            for run in json.loads((EXAMPLE / "runs.json").read_text())
-            for name in [run["name"]]
+            name: json.loads(scene.inspector.output(run))
+            for name, run in records(scene, EXAMPLE, "shop").items()
         }
 
     assert results == {

@@ -1,6 +1,5 @@
 """Handler workers as real processes: what handlers get, how they end, and that leases are kept."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,18 +35,6 @@ def test_a_handler_gets_its_run_and_what_it_returns_is_kept(scene):
     (echoed,) = worker.wait_said("echoed", run=run_id)
     assert (echoed["day"], echoed["pool"], echoed["queue"]) == ("monday", POOL, "default")
     assert worker.wait_said("finished", run=run_id, state="Completed")
-
-
-def test_a_handler_gets_the_payload_byte_for_byte(scene):
-    scene.store.set_pool(POOL, {"keep_payload": 1})
-    scene.ready_dispatcher()
-    scene.hand("a")
-    run_id = scene.put(odd="größe 🏊", fields={"tags": []})
-
-    run = scene.wait_end(run_id)
-
-    payload = scene.inspector.payload(run)
-    assert scene.result(run)["sha256"] == hashlib.sha256(payload).hexdigest()
 
 
 def test_a_worker_of_a_handler_pool_is_one_and_says_so(scene):
@@ -236,57 +223,3 @@ def test_a_worker_that_stood_still_unnoticed_goes_on_with_what_it_has(scene):
     run = scene.wait_end(run_id)
     assert outcomes(run) == [("a", "COMPLETED")]
     assert not scene.has_told(run_id, "stopped")
-
-
-def test_what_a_frozen_worker_had_runs_elsewhere_and_its_own_result_is_refused(scene):
-    quick(scene)
-    scene.ready_dispatcher()
-    first = scene.hand("a", "--limit", "1")
-    run_id = scene.put("hold")
-    scene.wait_told(run_id)
-
-    first.freeze()
-    scene.hand("b")
-    scene.wait_told(run_id, delivery=2)
-    first.thaw()
-    scene.wait_told(run_id, "stopped")
-    scene.let_go()
-
-    run = scene.wait_end(run_id)
-    assert outcomes(run) == [("a", "lost"), ("b", "COMPLETED")]
-    assert scene.result(run) == "went"
-    assert first.wait_said("claim-lost", run=run_id)
-    first.wait_said("registered", times=2)
-
-
-@pytest.mark.parametrize("handler", ["hold", "hold aio"])
-def test_what_a_killed_worker_had_runs_elsewhere(scene, handler):
-    quick(scene)
-    scene.ready_dispatcher()
-    first = scene.hand("a")
-    run_id = scene.put(handler)
-    assert scene.wait_told(run_id) == first.pid
-
-    first.kill()
-    second = scene.hand("b")
-    assert scene.wait_told(run_id, delivery=2) == second.pid
-    scene.let_go()
-
-    run = scene.wait_end(run_id)
-    assert (outcomes(run), run.losses) == ([("a", "lost"), ("b", "COMPLETED")], 1)
-
-
-def test_a_finish_of_an_old_claim_is_refused_by_its_token(scene):
-    scene.ready_dispatcher()
-    worker = scene.hand("a")
-    run_id = scene.put("stubborn")
-    scene.wait_told(run_id)
-
-    scene.release(run_id)
-    scene.wait_told(run_id, delivery=2)
-    scene.let_go()
-
-    run = scene.wait_end(run_id)
-    assert outcomes(run) == [("a", "released"), ("a", "COMPLETED")]
-    assert len(scene.events("finished", run=run_id)) == 1
-    assert worker.wait_said("claim-lost", run=run_id)

@@ -40,9 +40,8 @@ def since_ms(scene: HandlerScene, event: str, run_id: str, until_ms: int) -> int
 # --- Cancel
 
 
-@BOTH
-def test_a_handler_that_minds_a_cancel_ends_at_once_as_cancelled(scene, handler):
-    worker, run_id = begun(scene, handler)
+def test_a_coroutine_that_minds_a_cancel_ends_at_once_as_cancelled(scene):
+    worker, run_id = begun(scene, "hold aio")
 
     scene.cancel(run_id)
 
@@ -85,9 +84,8 @@ def test_a_function_that_does_not_mind_keeps_its_slot_until_it_returns(scene):
 # --- Time limits
 
 
-@BOTH
-def test_a_handler_that_minds_that_its_time_is_up_ends_at_once(scene, handler):
-    _, run_id = begun(scene, handler, job_variables={"timeout_s": 1})
+def test_a_coroutine_that_minds_that_its_time_is_up_ends_at_once(scene):
+    _, run_id = begun(scene, "hold aio", job_variables={"timeout_s": 1})
 
     run = scene.wait_end(run_id)
 
@@ -127,9 +125,8 @@ def test_a_function_that_takes_too_long_has_failed_when_it_returns(scene):
 # --- Drain
 
 
-@pytest.mark.parametrize("handler", ["stubborn", "stubborn aio"])
-def test_a_draining_worker_lets_its_handlers_end(scene, handler):
-    worker, run_id = begun(scene, handler)
+def test_a_draining_worker_lets_its_coroutines_end(scene):
+    worker, run_id = begun(scene, "stubborn aio")
 
     scene.drain(worker)
     scene.let_go()
@@ -190,9 +187,8 @@ def test_a_function_that_never_returns_ends_with_the_worker_and_its_run_is_a_los
 # --- Claims that are lost
 
 
-@BOTH
-def test_a_handler_hears_that_its_claim_was_lost_and_its_result_is_dropped(scene, handler):
-    worker, run_id = begun(scene, handler)
+def test_a_coroutine_hears_that_its_claim_was_lost_and_its_result_is_dropped(scene):
+    worker, run_id = begun(scene, "hold aio")
     scene.store.pause(POOL, "default")
 
     scene.release(run_id)

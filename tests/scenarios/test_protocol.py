@@ -119,7 +119,7 @@ def test_a_worker_written_from_the_protocol_leaves_nothing_behind(store, worker)
     given_back = {"run_id": claim[0], "token": claim[2], "reason": "bye", "by": "", "delay_ms": ""}
     released = worker.step("release", nudge=0, **given_back)
 
-    drained = worker.step("drain", reason="bye")
+    drained = worker.step("drain", reason="bye", by="")
     recovered = worker.step("recover", limit=100)
 
     assert (released, drained, recovered) == (b"released", b"drained", [b"recovered"])

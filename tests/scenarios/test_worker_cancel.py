@@ -62,14 +62,14 @@ def cancelled_after_ms(scene: Scene, run: RunRecord) -> int:
     return run.ended_ms - int(ordered["at_ms"])
 
 
-def idle(scene: Scene, worker: Process) -> None:
-    """Do nothing: the worker has a free slot and waits."""
+def be_full(scene: Scene, worker: Process) -> None:
+    """Do nothing: it has one slot, and one run."""
 
 
 @pytest.mark.parametrize(
     ("limit", "become"),
-    [("10", idle), ("1", idle), ("10", Scene.drain), ("1", Scene.drain)],
-    ids=["idle", "full", "draining", "full-and-draining"],
+    [("1", be_full), ("10", Scene.drain), ("1", Scene.drain)],
+    ids=["full", "draining", "full-and-draining"],
 )
 def test_a_running_run_is_stopped_at_once_whatever_its_worker_waits_for(scene, limit, become):
     scene.ready_dispatcher()
@@ -222,20 +222,6 @@ def test_a_cancelled_run_whose_worker_is_killed_ends_cancelled_and_runs_nowhere_
     wait_gone(child, "the child, which its guardian gives five seconds")
 
 
-def test_a_run_that_is_cancelled_before_anybody_claims_it_never_runs(scene):
-    run_id = scene.hold()
-    scene.store.dispatch(POOL, ["default"])
-    assert scene.store.cancel(POOL, run_id).word is Word.CANCELLED
-    later = scene.submit("true")
-    scene.store.dispatch(POOL, ["default"])
-
-    worker = scene.ready_worker("a")
-
-    assert scene.wait_end(later).state_type == "COMPLETED"
-    assert not worker.said("claimed", run=run_id)
-    assert outcomes(scene.run(run_id)) == []
-
-
 # --- Who comes first
 
 
@@ -272,17 +258,6 @@ def interrupted(scene: Scene, before: str) -> type[Connection]:
         scene.store.cancel(POOL, run_id, reason="no longer needed")
 
     return type("Interrupted", (Interrupted,), {"before": before, "cancel": cancel_it})
-
-
-def test_a_run_that_is_cancelled_between_its_claim_and_its_start_is_never_run(scene, start_worker):
-    worker, runner = start_worker(interrupted(scene, "start"))
-    runs = put(scene, 3)
-
-    for run_id in runs:
-        run = wait_cancelled(scene, run_id)
-        assert (outcomes(run), run.run_count) == ([("w", "CANCELLED")], 0)
-    assert runner.ran == {}
-    assert worker.failure is None
 
 
 class Forgetful(Connection):

@@ -75,26 +75,6 @@ def test_what_else_the_worker_has_goes_on(scene):
     assert len(worker.said("claim-lost")) == 1
 
 
-def test_an_end_that_comes_after_the_release_does_not_count(scene):
-    scene.ready_dispatcher()
-    worker = scene.ready_worker("a")
-    run_id = scene.hold()
-    child = scene.child(run_id)
-    token = scene.run(run_id).token
-    worker.freeze()
-    scene.release(run_id)
-    scene.let_go(token)
-    wait_gone(child, "the first child, its work done")
-
-    worker.thaw()
-
-    worker.wait_said("claim-lost", run=run_id)
-    assert not worker.said("finished", run=run_id)
-    scene.child(run_id, delivery=2)
-    scene.let_go()
-    assert outcomes(scene.wait_end(run_id)) == [("a", "released"), ("a", "COMPLETED")]
-
-
 def test_a_release_of_a_run_that_is_being_cancelled_ends_it(scene):
     scene.ready_dispatcher()
     worker = scene.ready_worker("a")

@@ -1,6 +1,5 @@
 """Workers at work: how many at a time, from which queues, what is kept of a run, at what cost."""
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -108,45 +107,6 @@ def test_a_worker_serves_only_the_queues_it_is_told(scene):
     assert not worker.said("claimed", run=elsewhere)
 
 
-def test_an_exit_code_its_output_and_its_state_stay_with_the_run(scene):
-    scene.create_pool(command="echo of the pool")
-    scene.ready_dispatcher()
-    worker = scene.ready_worker("a")
-    program = "import sys; sys.stdout.buffer.write(b'\\xff\\x00' + b'x' * 100_000 + b'\\xfe')"
-    commands = {
-        "ok": "echo done",
-        "pool": None,
-        "three": "sh -c 'echo no >&2; exit 3'",
-        "killed": "sh -c 'kill -9 $$'",
-        "missing": "no-such-program",
-        "binary": [sys.executable, "-c", program],
-    }
-
-    ids = {name: scene.submit(command) for name, command in commands.items()}
-    runs = {name: scene.wait_end(run) for name, run in ids.items()}
-
-    assert {name: (run.state_type, run.message) for name, run in runs.items()} == {
-        "ok": ("COMPLETED", ""),
-        "pool": ("COMPLETED", ""),
-        "three": ("FAILED", "exit code 3"),
-        "killed": ("CRASHED", "killed by SIGKILL"),
-        "missing": (
-            "CRASHED",
-            "cannot start 'no-such-program': no such program on its PATH",
-        ),
-        "binary": ("COMPLETED", ""),
-    }
-    assert {name: scene.inspector.output(run) for name, run in runs.items()} == {
-        "ok": b"done\n",
-        "pool": b"of the pool\n",
-        "three": b"no\n",
-        "killed": b"",
-        "missing": b"",
-        "binary": b"x" * 65_535 + b"\xfe",
-    }
-    assert worker.said("output", run=ids["three"], line="no")
-
-
 @pytest.mark.parametrize(
     ("payload", "message"),
     [
@@ -188,8 +148,10 @@ def test_an_idle_worker_sends_at_most_one_command_in_two_seconds(
 
         seen = scene.commands_meanwhile(12.0)
 
-    # Renewals, blocks, and once in a while the names of the queues.
-    assert set(seen) <= {"EVALSHA", "BLPOP", "ZRANGE"}, seen
+    # Renewals and blocks; once, after its first renewal, it looks at the queues.
+    look = {"HMGET": seen.pop("HMGET", 0), "ZRANGE": seen.pop("ZRANGE", 0)}
+    assert look in ({"HMGET": 0, "ZRANGE": 0}, {"HMGET": 1, "ZRANGE": 2})
+    assert set(seen) <= {"EVALSHA", "BLPOP"}, seen
     assert 3 <= sum(seen.values()) <= 6, seen
 
 

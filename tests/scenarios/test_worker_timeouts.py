@@ -27,7 +27,6 @@ def scene(real_server: RealServer, prefix: str, tmp_path: Path) -> Iterator[Scen
     ("queue_ms", "variables", "after_s"),
     [
         (1_000, {}, 1),
-        (None, {"timeout_s": 0.9}, 0.9),
         (HOUR_MS, {"timeout_s": 1}, 1),
         (500, {"timeout_s": 1.25}, 1.25),
     ],

@@ -4,10 +4,10 @@ import click
 import pytest
 
 from dispatcher.cli import output
-from dispatcher.cli.events import _before
 from dispatcher.cli.options import NONE, count, duration, given_settings, or_none, parse_end
 from dispatcher.errors import InvalidInput
 from dispatcher.producer import with_new_id
+from dispatcher.reading import _before
 from dispatcher.settings import masked
 
 

@@ -177,7 +177,7 @@ def test_a_run_without_any_command_is_refused(configuration, path):
 def test_what_a_process_needs_is_asked_of_process_pools_alone():
     variables: dict[str, Any] = {"command": 5, "labels": 5, "env": 5}
     template = a_template({"a": "{{ n }}"}, n={"type": "integer"})
-    for kind in ("rq", "handler"):
+    for kind in ("prefect", "handler"):
         check_job(variables, a_pool(type=kind))
         check_job(variables, a_pool(type=kind, base_job_template=template))
         with pytest.raises(InvalidRun, match=r"job_variables\.n: 'x' is not of type"):

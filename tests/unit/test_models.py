@@ -235,6 +235,11 @@ def test_of_many_wrong_tags_only_the_first_is_an_error():
     assert refused.value.error_count() == 1
 
 
+@pytest.mark.parametrize("count", [3, 3.0, 0.0])
+def test_a_count_may_be_written_as_a_number_with_nothing_behind_the_point(count):
+    assert a_run(run_count=count).run_count == int(count)
+
+
 def test_labels_keep_their_types():
     labels = {"text": "1", "whole": 1, "part": 1.5, "truth": True}
 

@@ -1,18 +1,20 @@
-"""Records as the JSON objects that `--json` writes: Prefect's field names, times in UTC."""
+"""Records as the JSON objects that `--json` and HTTP write: Prefect's field names, times in UTC."""
 
 from typing import Any
 
-from dispatcher.cli.output import utc
-from dispatcher.cli.pauses import pause_fields
+from dispatcher.clock import utc
 from dispatcher.decoding import state_name_at
+from dispatcher.errors import DispatcherError, InvalidRun
 from dispatcher.job_templates import template_fields
 from dispatcher.keys import decode
+from dispatcher.records import Receipt
 from dispatcher.stored import (
     LATE_AFTER_MS,
     Delivery,
     Deployment,
     Event,
     Holder,
+    Pause,
     Pool,
     Queue,
     RunRecord,
@@ -101,6 +103,7 @@ def pool_fields(pool: Pool) -> dict[str, Any]:
         "id": pool.id,
         "name": pool.name,
         "type": pool.type,
+        "handout": pool.handout,
         "created": utc(pool.created_ms),
         "command": pool.command or None,
         "base_job_template": template_fields(pool.base_job_template),
@@ -142,6 +145,33 @@ def queue_fields(queue: Queue) -> dict[str, Any]:
     }
 
 
+def pause_fields(paused: Pool | Queue) -> dict[str, Any]:
+    """Return what `--json` says of the pauses of a pool or queue."""
+    return {
+        "is_paused": paused.paused is not None,
+        "pause": _pause(paused.paused),
+        "intake_paused": paused.intake_paused is not None,
+        "intake_pause": _pause(paused.intake_paused),
+    }
+
+
+def receipt_fields(receipt: Receipt, offered: str = "") -> dict[str, Any]:
+    """Return what became of a submitted run; `offered` is the id that it came with."""
+    fields: dict[str, Any] = {"result": receipt.word.value, "id": receipt.run_id}
+    fields |= {"work_pool_name": receipt.pool, "work_queue_name": receipt.queue}
+    if offered not in ("", receipt.run_id):  # known by its idempotency key
+        fields["offered_id"] = offered
+    return fields | {"expected_start_time": utc(receipt.due_ms)}
+
+
+def refusal_fields(where: str, error: DispatcherError) -> dict[str, Any]:
+    """Return why a submitted run was refused; `where` it stood in what came."""
+    field, reason = None, str(error)
+    if isinstance(error, InvalidRun):
+        field, reason = error.path or None, error.problem
+    return {"result": "refused", "where": where, "field": field, "reason": reason}
+
+
 def deployment_fields(deployment: Deployment) -> dict[str, Any]:
     """Return a deployment with the slots that are held and the runs that wait for one."""
     return {
@@ -173,10 +203,17 @@ def worker_fields(holder: Holder, now_ms: int) -> dict[str, Any]:
 
 
 def worker_status(holder: Holder, now_ms: int) -> str:
-    """Return ready, draining, or lost for one whose lease has ended."""
+    """Return ready, draining, drained for one that has no run left, lost without a lease.
+
+    A claim over HTTP takes nothing more from its beginning on: it is holding.
+    """
     if holder.dead or not lease_left_ms(holder, now_ms):
         return "lost"
-    return "draining" if holder.draining else "ready"
+    if not holder.draining:
+        return "ready"
+    if holder.type == "http":
+        return "holding"
+    return "draining" if holder.held else "drained"
 
 
 def lease_left_ms(holder: Holder, now_ms: int) -> int:
@@ -186,3 +223,14 @@ def lease_left_ms(holder: Holder, now_ms: int) -> int:
 
 def _seconds(span_ms: int | None) -> float | None:
     return None if span_ms is None else span_ms / 1000
+
+
+def _pause(pause: Pause | None) -> dict[str, Any] | None:
+    if pause is None:
+        return None
+    return {
+        "since": utc(pause.since_ms),
+        "by": pause.by or None,
+        "until": utc(pause.until_ms),
+        "reason": pause.reason or None,
+    }

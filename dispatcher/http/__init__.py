@@ -1,0 +1,1 @@
+"""The HTTP edge: it waits and parses; store, inspector and producer do the work in threads."""
