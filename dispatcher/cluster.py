@@ -88,6 +88,16 @@ class Cluster:
             if away:
                 self._away.add(away.address)
 
+    def ask_first(self, address: Address) -> None:
+        """Ask this node for the next map: another one has said that a slot is there now.
+
+        The others may not have heard of that yet.
+        """
+        with self._lock:
+            self._owners = []
+            self._away.discard(address)
+            self._order = [address, *(each for each in self._order if each != address)]
+
     def clients(self) -> list[Any]:
         """Return the clients of all nodes that were needed so far."""
         with self._lock:

@@ -244,6 +244,8 @@ class Connection:
         """Drop what an attempt failed on; the sockets of other nodes and what they do go on."""
         if not self.cluster:
             self.reset()
+        elif isinstance(error, redis.exceptions.MovedError) and node:
+            self.cluster.ask_first((error.host or node.address[0], error.port))
         elif isinstance(error, redis.ResponseError) or not node:
             self.cluster.forget()
         else:

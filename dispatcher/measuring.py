@@ -163,7 +163,7 @@ def _count_holder(pool: _Pool, fields: dict[str, str], end_ms: int) -> None:
         # A claim over HTTP is a holder of its own, which claims nothing more from the start.
         state = "holding" if kind == "http" else "draining"
     else:
-        state = "serving"
+        state = "ready"
         pool.worker_slots += int(fields["slots"])
         pool.served |= set(fields.get("queues", "").split(" "))
     pool.workers[kind, state] += 1

@@ -88,7 +88,7 @@ def test_it_tells_what_is_where_and_what_has_happened(fleet, edge):
         "dispatcher_due_to_start_seconds_count": 2,
     }
     assert {name: value_of(found, name, **place) for name in expected} == expected
-    assert value_of(found, "dispatcher_workers", pool=POOL, state="serving", type="process") == 1
+    assert value_of(found, "dispatcher_workers", pool=POOL, state="ready", type="process") == 1
     assert value_of(found, "dispatcher_pool_slots_held", pool=POOL) == 2
     assert value_of(found, "dispatcher_worker_slots", pool=POOL) == 4
     assert value_of(found, "dispatcher_redis_up") == 1

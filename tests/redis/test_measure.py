@@ -149,11 +149,11 @@ def test_workers_are_counted_by_type_and_state(fleet, inspector, now_ms):
 
     assert found.workers == {
         ("process", "lost"): 1,
-        ("process", "serving"): 1,
-        ("rq", "serving"): 1,
+        ("process", "ready"): 1,
+        ("rq", "ready"): 1,
         ("process", "draining"): 1,
         ("http", "holding"): 1,
-        ("http", "serving"): 1,
+        ("http", "ready"): 1,
     }
     assert found.worker_slots == 7
 
