@@ -104,6 +104,22 @@ class Stories(Deeds):
         else:
             self.fleet.claim(worker, max(0, worker.number - 1), slots=1, max_bytes=PLENTY)
 
+    @has_room
+    @rule(index=picks)
+    def repeat(self, index: int) -> None:
+        """A claim is repeated when somebody else has its run by now."""
+        worker = self.pick(self.able(), index)
+        self.fill(self.pick(QUEUES, index), 1)
+        self.hand_out(worker, 1)
+        for grant in self.fleet.granted(worker)[:1]:
+            self.fleet.check()
+            self.fleet.release(grant, nudge=False)
+            self.fleet.check()
+            self.fleet.register(worker.worker + "2", self.fresh(), ())
+            self.hand_out(self.fleet.workers[-1], 3)
+            self.fleet.check()
+            self.fleet.claim(worker, worker.number, slots=1, max_bytes=PLENTY)
+
     @rule(index=picks)
     def succeed(self, index: int) -> None:
         """A worker gives way to a successor that lives, and not to one that died as well."""
