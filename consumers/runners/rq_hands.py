@@ -30,8 +30,8 @@ class Nothing:
     guarded = False
 
     def run(self, claim: Claim, stop: Stop) -> Outcome:
-        """Never called: what is claimed is handed over."""
-        raise NotImplementedError
+        """Never called: what is claimed is handed over, or settled at once."""
+        raise RuntimeError(f"run {claim.run_id} was to be handed over to RQ")
 
     def alive(self, timeout_s: float) -> None:
         """Nobody waits for that."""

@@ -54,7 +54,8 @@ def judge(run: RunRecord, seen: Seen, *, now_ms: int, lease_ms: int, missed_ms: 
     """Say what becomes of a run; `missed_ms` is for how long nobody seems to have it, 0 at first.
 
     What renews its run lives, whatever RQ says, unless its RQ worker saw it die. A worker that has
-    taken a job out of the queue is given time to begin: in RQ nobody has the job for a moment.
+    taken a job out of the queue is given time to begin: in RQ nobody has the job for a moment. So
+    is one whose job has begun and does not renew any more.
     """
     is_fresh = run.renewed_ms is not None and now_ms - run.renewed_ms <= lease_ms
     if is_fresh and not seen.is_killed:
@@ -74,6 +75,10 @@ def judge(run: RunRecord, seen: Seen, *, now_ms: int, lease_ms: int, missed_ms: 
             whom = f"RQ worker {seen.worker} is gone" if seen.worker else "no RQ worker has its job"
             enough = missed_ms > (0 if run.executor else lease_ms)
             return Verdict(Fate.ABANDONED if enough else Fate.GOES_ON, whom, is_missed=True)
+        case "started" if run.executor:
+            silent = "its RQ job stands still"
+            enough = missed_ms > lease_ms  # after an outage of Redis all are silent at first
+            return Verdict(Fate.ABANDONED if enough else Fate.GOES_ON, silent, is_missed=True)
     return GOES_ON
 
 
@@ -222,6 +227,8 @@ class Watch:
         if seen.status == "failed" and (told := self._rq.problem(job_id(run.id, run.token))):
             reason = f"{reason}: {told}"[:500]
         word = self._store.abandon(self._pool, run.id, run.token, reason=reason)
+        if seen.is_alive:  # it keeps its RQ worker from other jobs
+            self._rq.stop(job_id(run.id, run.token))
         self._log.warning("rq-job-lost", run=run.id, reason=reason, fate=word.value)
         return True
 

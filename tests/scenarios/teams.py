@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,14 +20,13 @@ OUTPUT_BYTES = 65_536
 Member = Any  # a Process, or what has its methods
 
 
-class Fleet(Scene):
+class Fleet(Scene, ABC):
     """A pool of one type, with a dispatcher; `gate` is a way to the server that can be stopped."""
 
     kind: ClassVar[str]
     # Not renewed during a test, so that only what is pushed is heard of at once.
     leisure_ms: ClassVar[dict[str, int]] = {"lease_ms": 60_000, "renew_ms": 20_000}
     failure: ClassVar[str]  # the message of work that raises an error
-    is_missed_by_its_lease: ClassVar[bool] = True  # also when it is there and stands still
     own_mb: ClassVar[int] = 0  # what the work itself takes of its worker's memory
 
     def __init__(self, server: RealServer, directory: Path, gate: Gate) -> None:
@@ -53,17 +53,17 @@ class Fleet(Scene):
         parameters = {"directory": str(self.directory)}
         return self.submit(None, job_variables=variables, parameters=parameters, **fields)
 
+    @abstractmethod
     def variables(self, what: str) -> dict[str, Any]:
         """Return the job variables of one of the `WORKS`; another name cannot be run."""
-        raise NotImplementedError
 
     def written(self, run: RunRecord) -> bytes:
         """Return what a run's work has written, of what was kept."""
         return self.inspector.output(run)
 
+    @abstractmethod
     def kept(self, written: bytes) -> bytes:
         """Return what is to be kept of a long output."""
-        raise NotImplementedError
 
     def told(self, run: RunRecord) -> dict[str, Any]:
         """Return what a run's work has told about what it was given."""

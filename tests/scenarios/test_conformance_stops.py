@@ -78,9 +78,6 @@ def test_the_report_of_a_claim_that_was_taken_away_is_refused(fleet):
     assert len(fleet.events("finished", run=run_id)) == 1
 
 
-@pytest.mark.parametrize(
-    "fleet", [kind for kind, each in FLEETS.items() if each.is_missed_by_its_lease], indirect=True
-)
 def test_what_a_worker_that_stood_still_for_a_lease_had_is_stopped_when_it_wakes(fleet):
     fleet.store.set_pool(POOL, SHORT_MS)
     worker = fleet.begin("a")

@@ -67,7 +67,6 @@ def test_a_run_whose_horse_was_seen_to_die_goes_on_no_more():
         (Seen("canceled"), (Fate.CANCELLED, "its RQ job was cancelled")),
         (Seen("stopped"), (Fate.CANCELLED, "its RQ job was stopped")),
         (Seen("queued", is_queued=True), (Fate.GOES_ON, "")),
-        (Seen("started", worker="w", is_alive=True), (Fate.GOES_ON, "")),
         (Seen("deferred"), (Fate.GOES_ON, "")),
     ],
 )
@@ -95,6 +94,22 @@ def test_of_a_silent_run_rq_is_asked(seen, expected, silent_ms):
 )
 def test_a_job_that_nobody_has_is_looked_at_twice(seen, whom, silent_ms, missed_ms, expected):
     assert fate(seen, silent_ms=silent_ms, missed_ms=missed_ms) == (expected, whom)
+
+
+@pytest.mark.parametrize(
+    ("silent_ms", "missed_ms", "expected"),
+    [
+        (None, 99_000, (Fate.GOES_ON, "")),  # it has not begun: RQ has it
+        (LEASE_MS + 1, 0, (Fate.GOES_ON, "its RQ job stands still")),
+        (LEASE_MS + 1, LEASE_MS, (Fate.GOES_ON, "its RQ job stands still")),
+        (LEASE_MS + 1, LEASE_MS + 1, (Fate.ABANDONED, "its RQ job stands still")),
+    ],
+)
+def test_a_job_that_has_begun_and_stands_still_is_given_one_more_lease(
+    silent_ms, missed_ms, expected
+):
+    seen = Seen("started", worker="w", is_alive=True)
+    assert fate(seen, silent_ms=silent_ms, missed_ms=missed_ms) == expected
 
 
 def test_the_id_of_a_job_has_only_what_rq_allows_and_is_the_same_again():
