@@ -12,19 +12,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
-class Screen:
-    """Writes result lines to standard output, and a bar where a terminal can show one.
+class _Shown:
+    """Shows its bar, if it has one, for as long as it is entered."""
 
-    With both on a terminal the bar is drawn below the lines, else it has standard error alone.
-    """
-
-    def __init__(self, source: BinaryIO | None = None) -> None:
-        self._source = source
-        self._bar: Progress | None = None
-        self._draws_below_lines = sys.stdout.isatty()
-        if source is not None and sys.stderr.isatty():
-            self._bar = _bar(on_stderr=not self._draws_below_lines)
-            self._task = self._bar.add_task("", total=_size(source))
+    _bar: "Progress | None" = None
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -36,6 +27,20 @@ class Screen:
     ) -> None:
         if self._bar:
             self._bar.stop()
+
+
+class Screen(_Shown):
+    """Writes result lines to standard output, and a bar where a terminal can show one.
+
+    With both on a terminal the bar is drawn below the lines, else it has standard error alone.
+    """
+
+    def __init__(self, source: BinaryIO | None = None) -> None:
+        self._source = source
+        self._draws_below_lines = sys.stdout.isatty()
+        if source is not None and sys.stderr.isatty():
+            self._bar = _bar(on_stderr=not self._draws_below_lines)
+            self._task = self._bar.add_task("", total=_size(source))
 
     def write(self, lines: list[str], *, counts: str) -> None:
         """Write result lines and advance the bar."""
@@ -49,25 +54,13 @@ class Screen:
             click.echo("\n".join(lines))
 
 
-class Count:
+class Count(_Shown):
     """A bar on standard error that tells how many of so many are done."""
 
     def __init__(self, total: int) -> None:
-        self._bar: Progress | None = None
         if sys.stderr.isatty():
             self._bar = _bar(on_stderr=True)
             self._task = self._bar.add_task("", total=total)
-
-    def __enter__(self) -> Self:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        if self._bar:
-            self._bar.stop()
 
     def update(self, done: int, told: str) -> None:
         """Show that so many are done, with some words."""

@@ -36,10 +36,7 @@ exec {curl} "$@"
 
 
 def curl_binary() -> str:
-    found = shutil.which("curl")
-    if found is None and os.environ.get("CI"):
-        pytest.fail("there is no curl: apt-get install curl")
-    return found or pytest.skip("there is no curl")
+    return shutil.which("curl") or pytest.fail("there is no curl: apt-get install curl")
 
 
 class Shop(Scene):

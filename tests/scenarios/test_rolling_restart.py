@@ -9,7 +9,7 @@ import pytest
 
 from tests.probes import ROOT, wait_until
 from tests.scenarios.fleet import PATIENCE_S, POOL, Process, Scene
-from tests.scenarios.rolling import APP, NotedLoad, noted
+from tests.scenarios.rolling import APP, noted, noted_load
 from tests.servers import RealServer
 
 WORKERS = [f"w{number}" for number in range(20)]
@@ -52,7 +52,7 @@ def test_20_workers_are_replaced_under_load_and_each_run_runs_once(scene, tmp_pa
         old |= begun
     before = {holder.id for holder in scene.inspector.holders(POOL)}
     file = tmp_path / "noted"
-    load = NotedLoad(scene.server.url, scene.prefix, file)
+    load = noted_load(scene.server.url, scene.prefix, file)
     wait_until(lambda: len(load.runs) > 20, "there is load", timeout_s=PATIENCE_S)
 
     drained, new = Counter[str](), dict[str, Process]()

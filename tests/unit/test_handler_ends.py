@@ -3,39 +3,16 @@
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from consumers import App, Run
-from consumers.alarms import Alarms
 from consumers.runners import Again, Stop, Why
 from consumers.runners.handler import HandlerRunner
-from dispatcher import Claim, Clock, Outcome, logger
-from tests.handlers import KINDS, Runners, Start, a_claim, add
+from dispatcher import Claim, Outcome
+from tests.handlers import KINDS, a_claim, add
 from tests.probes import wait_until
-
-
-@pytest.fixture
-def app() -> App:
-    return App()
-
-
-@pytest.fixture
-def start(app: App) -> Iterator[Start]:
-    """A function that starts a runner of the app."""
-    with Runners(app) as runners:
-        yield runners.start
-
-
-@pytest.fixture
-def alarms() -> Iterator[Alarms]:
-    alarms = Alarms(Clock(), logger())
-    alarms.start()
-    yield alarms
-    alarms.close()
-
 
 # --- Asked to stop
 

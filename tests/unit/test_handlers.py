@@ -4,41 +4,19 @@ import asyncio
 import json
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from consumers import App, Retry, Run
-from consumers.alarms import Alarms
+from consumers import Retry, Run
 from consumers.runners import Again, Stop, Why
 from consumers.runners.handler import OUTPUT_BYTES
-from dispatcher import Clock, Outcome, logger
+from dispatcher import Outcome
 from tests.builders import a_pool
-from tests.handlers import KINDS, Runners, Start, a_claim, add
+from tests.handlers import KINDS, a_claim, add
 from tests.templates import a_template
 
 PATH = "flow_run.job_variables.handler"
-
-
-@pytest.fixture
-def app() -> App:
-    return App()
-
-
-@pytest.fixture
-def start(app: App) -> Iterator[Start]:
-    """A function that starts a runner of the app."""
-    with Runners(app) as runners:
-        yield runners.start
-
-
-@pytest.fixture
-def alarms() -> Iterator[Alarms]:
-    alarms = Alarms(Clock(), logger())
-    alarms.start()
-    yield alarms
-    alarms.close()
 
 
 # --- Which handler
